@@ -1,0 +1,64 @@
+"""Writes that are either whole or not there: temp file in the same folder, fsync, rename."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.errors import UserError
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a temporary file beside `path`, then move it into place in one step.
+
+    A kill at any moment leaves either the old file or the new one. Raises UserError when the disk is
+    full or the folder cannot be written; the old file is untouched then.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes private files; what is written here is meant to be read by the user's other tools.
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    return write_with(path, lambda temporary: temporary.write_bytes(data))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """UTF-8, line endings as they stand in `text`."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value) -> Path:
+    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _explain(error: OSError, path: Path) -> Exception:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"No space left on the disk while writing {path}: free some space and run the command again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(f"{path} cannot be written ({error.strerror}): choose a folder that you may write to.")
+    return UserError(f"{path} could not be written: {error.strerror or error}.")
