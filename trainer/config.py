@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -464,12 +465,15 @@ def find_path(name: str, where: str) -> str:
     """The path of the setting called `name` (its own path or kohya's name). Raises UserError when there is none."""
     names = setting_paths()
     if name not in names:
-        # The last part alone is what people mistype: compare with and without the group's name.
-        close = {**names, **{path.rsplit(".")[-1]: path for path in names.values()}}
-        if name.rsplit(".")[-1] in close and name.rsplit(".")[-1] not in names:
-            raise UserError(f"{where}: there is no setting {name!r}; did you mean {close[name.rsplit('.')[-1]]!r}?")
-        raise UserError(f"{where}: there is no setting {name!r}; {nearest(name, names)}")
+        raise UserError(f"{where}: there is no setting {name!r}; {_nearest_setting(name)}")
     return names[name]
+
+
+def _nearest_setting(name: str) -> str:
+    """Also compares the part after the last dot alone: people forget or mistype the group's name."""
+    last = {path.rsplit(".")[-1]: path for path in (entry.path for entry in settings())}
+    close = get_close_matches(name.rsplit(".")[-1], last, n=2, cutoff=0.6)
+    return nearest(name, setting_paths()) if not close else f"did you mean {' or '.join(last[key] for key in close)}?"
 
 
 def validate(values: dict[str, Any], where: str) -> TrainConfig:
@@ -486,6 +490,6 @@ def validate(values: dict[str, Any], where: str) -> TrainConfig:
 def _sentence(problem: dict[str, Any]) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"there is no setting {path!r}; {nearest(path, setting_paths())}"
+        return f"there is no setting {path!r}; {_nearest_setting(path)}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{path} = {problem['input']!r}: {message}. See `lora-studio settings {path}`."
