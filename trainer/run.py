@@ -1,0 +1,240 @@
+"""The run folder: the one interface between trainer, studio, command line and tests.
+
+    runs/2026-11-21_1432-moss-cat/
+      config.toml         complete, every default written out; never edited
+      dataset.json        each picture: content hash, caption, size, bucket, crop, repeats
+      environment.json    versions, device, base model with its hashes
+      status.json         written whole, then renamed into place; at most once a second
+      lock                held for the trainer's life: liveness is the lock, never a pid
+      metrics.jsonl       one line per step, append-only; TensorBoard's files beside it in tensorboard/
+      control/            stop | save | sample: empty files that the trainer obeys at the next step boundary
+      epochs/             moss-cat-000001.safetensors …, each a finished LoRA
+      state/              what an exact resume needs
+      evaluations/        one folder per comparison
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from trainer.config import TrainConfig, validate
+from trainer.errors import UserError, nearest
+from trainer.files import write_json, write_text
+from trainer.presets import read_toml, to_toml
+
+State = Literal["queued", "preparing", "training", "evaluating", "stopped", "finished", "failed", "interrupted"]
+ACTIVE: tuple[State, ...] = ("preparing", "training", "evaluating")
+COMMANDS = ("stop", "save", "sample")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. `step` counts updates of the LoRA since the start of the run, resumes included."""
+
+    epoch: int = 0  # finished epochs
+    epochs: int = 0
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None  # smoothed
+    seconds_per_step: float | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `status.json` holds. *interrupted* is never written: it is what an active state without a lock means."""
+
+    state: State
+    message: str = ""
+    progress: Progress = field(default_factory=Progress)
+    updated: float = 0.0  # seconds since 1970
+
+    @property
+    def final(self) -> bool:
+        return self.state not in ACTIVE
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One saved epoch: a finished LoRA file."""
+
+    number: int
+    path: Path
+
+
+class Run:
+    """A run folder. Cheap: reads what it is asked for, when it is asked."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, config: TrainConfig, root: Path | str = "runs") -> Run:
+        """A new folder named by date, time and name, with its config and the state *queued*."""
+        stem = f"{datetime.now():%Y-%m-%d_%H%M}-{slug(config.name)}"
+        for number in range(1, 10_000):
+            path = Path(root) / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                path.mkdir(parents=True)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UserError(f"The run folder {path} cannot be made: {error.strerror}.") from None
+        write_text(path / "config.toml", to_toml(config.model_dump()))
+        run = cls(path)
+        for folder in ("control", "epochs", "state", "evaluations"):
+            (path / folder).mkdir()
+        run.write_status("queued")
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, root: Path | str = "runs") -> Run:
+        """An existing run by its folder or its name in `root`. Raises UserError with the nearest names."""
+        for candidate in (Path(path), Path(root) / str(path)):
+            if (candidate / "config.toml").is_file():
+                return cls(candidate)
+        names = [run.name for run in find_runs(root)]
+        hint = nearest(Path(path).name, names) if names else "there are no runs yet: start one with `lora-studio train`"
+        raise UserError(f"{path} is not a run folder; {hint}")
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> TrainConfig:
+        path = self.path / "config.toml"
+        return validate(read_toml(path), str(path))
+
+    # ── status ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def write_status(self, state: State, message: str = "", progress: Progress | None = None) -> None:
+        status = Status(state, message, progress or self.recorded_status().progress, time.time())
+        write_json(self.path / "status.json", asdict(status))
+
+    def recorded_status(self) -> Status:
+        """The status as last written, whether or not somebody is still at work."""
+        try:
+            values = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            return Status(**{**values, "progress": Progress(**values["progress"])})
+        except FileNotFoundError:
+            return Status("queued")
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            return Status("failed", f"status.json of {self.name} cannot be read ({error}): resume the run.")
+
+    @property
+    def status(self) -> Status:
+        """The truth: an active state whose lock is free means that its trainer has died."""
+        status = self.recorded_status()
+        if status.state in ACTIVE and not self.is_locked():
+            # The trainer may have finished between the two looks.
+            status = self.recorded_status()
+            if status.state in ACTIVE:
+                message = "The trainer ended without a word (killed, crash or power cut). Resume continues it exactly."
+                status = replace(status, state="interrupted", message=message)
+        return status
+
+    # ── lock and control files ──────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for the trainer's life. Raises UserError when another trainer holds it."""
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            message = f"Run {self.name} is already being worked on: wait for it, or `lora-studio stop {self.path}`."
+            raise UserError(message) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_locked(self) -> bool:
+        if not (self.path / "lock").exists():
+            return False
+        lock = FileLock(self.path / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return True
+        except OSError:
+            return False
+        lock.release()
+        return False
+
+    def request(self, command: str) -> None:
+        """Ask the trainer to stop, save or sample at its next step boundary."""
+        folder = self.path / "control"
+        folder.mkdir(exist_ok=True)
+        (folder / command).touch()
+
+    def take_request(self, command: str) -> bool:
+        """True once for every request made since the last look."""
+        try:
+            os.unlink(self.path / "control" / command)
+        except FileNotFoundError:
+            return False
+        return True
+
+    # ── what a run has made ─────────────────────────────────────────────────────────────────────────────
+
+    def epoch_path(self, number: int) -> Path:
+        return self.path / "epochs" / f"{slug(self.config.name)}-{number:06d}.safetensors"
+
+    def epochs(self) -> list[Epoch]:
+        """The saved epochs in order; a file that is still being written has another name."""
+        found = []
+        for path in (self.path / "epochs").glob("*.safetensors"):
+            number = re.search(r"-(\d{6})\.safetensors$", path.name)
+            if number:
+                found.append(Epoch(int(number[1]), path))
+        return sorted(found, key=lambda epoch: epoch.number)
+
+    def append_metrics(self, values: dict[str, Any]) -> None:
+        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry per step in order. A resumed run repeats the steps since its last state: the newest counts."""
+        by_step: dict[int, dict[str, Any]] = {}
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                by_step[entry["step"]] = entry
+            except (ValueError, KeyError, TypeError):
+                continue  # the line that a kill cut in two; resume writes that step again
+        return [by_step[step] for step in sorted(by_step)]
+
+    def evaluation_folder(self, name: str) -> Path:
+        return self.path / "evaluations" / slug(name)
+
+
+def find_runs(root: Path | str = "runs") -> list[Run]:
+    """All runs in a folder, newest first."""
+    folders = [path.parent for path in Path(root).glob("*/config.toml")]
+    return [Run(path) for path in sorted(folders, key=lambda path: path.name, reverse=True)]
+
+
+def slug(name: str) -> str:
+    """A name as part of a file name: what Windows or a prompt's <lora:…> cannot hold becomes '-'."""
+    cleaned = re.sub(r'[\\/:*?"<>|,\s\x00-\x1f]+', "-", name).strip("-. ")
+    if re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", cleaned):
+        cleaned += "-lora"  # names that Windows keeps for devices
+    return cleaned or "lora"
