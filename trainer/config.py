@@ -209,6 +209,12 @@ class AdapterConfig(Part):
         kohya="network_alpha",
         front=True,
     )
+    save_precision: Literal["fp16", "bf16", "fp32"] = setting(
+        "fp16",
+        label="Save precision",
+        help="Number format of the saved files. fp16 is what everyone shares; fp32 doubles the size.",
+        kohya="save_precision",
+    )
     text_encoder: bool = setting(
         True,
         label="Train the text encoder",
@@ -277,7 +283,7 @@ class LossConfig(Part):
         ge=0,
         le=100,
         label="Min-SNR gamma",
-        help="Evens out easy and hard noise levels, so training is steadier and faster. 5 is the paper's value; 0 is off.",
+        help="Evens out easy and hard noise levels, so training is steadier and faster. 5 is the paper's value, 0 off.",
         kohya="min_snr_gamma",
     )
 

@@ -7,7 +7,7 @@
       status.json         written whole, then renamed into place; at most once a second
       lock                held for the trainer's life: liveness is the lock, never a pid
       metrics.jsonl       one line per step, append-only; TensorBoard's files beside it in tensorboard/
-      control/            stop | save | sample: empty files that the trainer obeys at the next step boundary
+      control/            stop | save: empty files that the trainer obeys at the next step boundary
       epochs/             moss-cat-000001.safetensors …, each a finished LoRA
       state/              what an exact resume needs
       evaluations/        one folder per comparison
@@ -35,7 +35,7 @@ from trainer.presets import read_toml, to_toml
 
 State = Literal["queued", "preparing", "training", "evaluating", "stopped", "finished", "failed", "interrupted"]
 ACTIVE: tuple[State, ...] = ("preparing", "training", "evaluating")
-COMMANDS = ("stop", "save", "sample")
+COMMANDS = ("stop", "save")
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class Run:
         return False
 
     def request(self, command: str) -> None:
-        """Ask the trainer to stop, save or sample at its next step boundary."""
+        """Ask the trainer to stop, or to save its state, at its next step boundary."""
         folder = self.path / "control"
         folder.mkdir(exist_ok=True)
         (folder / command).touch()

@@ -1,0 +1,122 @@
+"""What is wrong with a configuration before anything runs: one function a rule, each naming setting and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trainer.config import TrainConfig
+from trainer.errors import UserError, nearest
+from trainer.examples import Example
+from trainer.schedules import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to look at. An *error* keeps the run from starting; a *warning* is said and left to the user."""
+
+    setting: str  # path of the setting to change
+    severity: Literal["error", "warning"]
+    reason: str
+    suggestion: Any = None  # a value that would mend it
+
+    def __str__(self) -> str:
+        remedy = "" if self.suggestion is None else f" Try {self.setting}={self.suggestion}."
+        return f"{self.setting}: {self.reason}{remedy}"
+
+
+Rule = Callable[[TrainConfig, list[Example]], Iterator[Problem]]
+
+
+def alpha_above_rank(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    rank, alpha = config.adapter.rank, config.adapter.alpha
+    if alpha > rank:
+        reason = f"alpha {alpha:g} is above dim {rank}, which scales the LoRA up by {alpha / rank:g} and burns it."
+        yield Problem("adapter.alpha", "error", reason, f"{rank / 2:g}")
+
+
+def learning_rate_of_one(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    rates = {
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.text_encoder_learning_rate": config.optimizer.text_encoder_learning_rate,
+    }
+    for path, rate in rates.items():
+        if rate >= 0.5:
+            reason = f"{rate:g} destroys the model within a few steps: {config.optimizer.name} takes the rate as it is."
+            yield Problem(path, "error", reason, "1e-4")
+
+
+def unknown_schedule(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    if config.optimizer.schedule not in SCHEDULES:
+        reason = f"there is no schedule {config.optimizer.schedule!r}; {nearest(config.optimizer.schedule, SCHEDULES)}"
+        yield Problem("optimizer.schedule", "error", reason)
+
+
+def unknown_optimizer(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    from trainer.optimizers import OPTIMIZERS
+
+    if config.optimizer.name not in OPTIMIZERS:
+        reason = f"there is no optimizer {config.optimizer.name!r}; {nearest(config.optimizer.name, OPTIMIZERS)}"
+        yield Problem("optimizer.name", "error", reason)
+
+
+def bucket_bounds(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    if config.data.bucket_max < config.data.resolution:
+        reason = f"buckets of at most {config.data.bucket_max} px cannot hold pictures of {config.data.resolution} px."
+        yield Problem("data.bucket_max", "error", reason, config.data.resolution)
+
+
+def batch_larger_than_bucket(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    counts: dict[tuple[int, int], int] = {}
+    for example in examples:
+        bucket = example.placement.bucket
+        counts[bucket] = counts.get(bucket, 0) + example.repeats
+    for bucket, count in sorted(counts.items()):
+        if count < config.loop.batch_size:
+            reason = (
+                f"bucket {bucket[0]}×{bucket[1]} holds {count} picture{'s' * (count > 1)}, fewer than the batch of "
+                f"{config.loop.batch_size}: it is trained in a smaller batch, nothing is left out."
+            )
+            yield Problem("loop.batch_size", "warning", reason)
+
+
+def missing_captions(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    bare = [example.path.name for example in examples if example.caption.strip() in ("", config.data.trigger)]
+    if bare:
+        names = ", ".join(bare[:3]) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
+        said = f"only the trigger word {config.data.trigger!r}" if config.data.trigger else "no caption at all"
+        yield Problem("data.folder", "warning", f"{names}: {said} to learn from; `lora-studio tag` writes captions.")
+
+
+def large_crops(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    for example in examples:
+        if example.placement.lost > 0.2:
+            share = f"{example.placement.lost:.0%}"
+            reason = f"{example.path.name} loses {share} of its area in its bucket; crop it yourself to choose what."
+            yield Problem("data.bucket_max", "warning", reason)
+
+
+RULES: list[Rule] = [
+    alpha_above_rank,
+    learning_rate_of_one,
+    unknown_optimizer,
+    unknown_schedule,
+    bucket_bounds,
+    batch_larger_than_bucket,
+    missing_captions,
+    large_crops,
+]
+
+
+def check(config: TrainConfig, examples: list[Example]) -> list[Problem]:
+    """Every problem of this configuration with these pictures, errors first."""
+    problems = [problem for rule in RULES for problem in rule(config, examples)]
+    return sorted(problems, key=lambda problem: problem.severity)
+
+
+def require(problems: list[Problem]) -> None:
+    """Raise UserError with the first problem that keeps the run from starting, if there is one."""
+    for problem in problems:
+        if problem.severity == "error":
+            raise UserError(str(problem))

@@ -1,0 +1,105 @@
+"""What a run stands on: versions, device, base model; and how the base is set up to run there."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import TrainConfig
+from trainer.dataset import captions
+from trainer.errors import UserError
+from trainer.examples import Example
+
+PACKAGES = (
+    "lora-studio torch diffusers transformers peft accelerate bitsandbytes safetensors datasets pillow "
+    "onnxruntime tensorboard streamlit xformers"
+).split()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the trainer is built on; "not installed" where one is missing."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def device_name(device: torch.device | str) -> str:
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def describe(model, device: torch.device) -> dict[str, Any]:
+    """What environment.json holds: enough to know later what made these files."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "command": sys.argv,
+        "device": device_name(device),
+        "base": {"name": model.name, "path": model.path, "family": model.family.name, "sha256": model.sha256()},
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def facts(model, config: TrainConfig, examples: list[Example], **progress: Any):
+    """What a LoRA file's metadata says beyond the configuration."""
+    from trainer.kohya import Facts
+
+    folder = Path(config.data.folder).name
+    tags = Counter(tag for example in examples for tag in captions.split(example.caption))
+    buckets = Counter(example.placement.bucket for example in examples)
+    return Facts(
+        family=model.family,
+        base_name=model.name,
+        base_sha256=model.sha256(),
+        tag_frequency={folder: dict(tags.most_common())},
+        images={folder: len(examples)},
+        buckets={bucket: count * config.data.repeats for bucket, count in buckets.items()},
+        prediction_type=model.prediction_type,
+        finished=time.time(),
+        **progress,
+    )
+
+
+def use_attention(unet, name: str) -> str:
+    """Switch the UNet's attention. Returns the sentence to print, empty when there is nothing to say."""
+    if name != "xformers":
+        return ""  # diffusers runs on torch's SDPA by itself
+    try:
+        unet.enable_xformers_memory_efficient_attention()
+    except (ImportError, OSError, ValueError, ModuleNotFoundError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        return f"xformers cannot be used ({reason}); attention runs on torch's own SDPA instead."
+    return ""
+
+
+def use_checkpointing(model, text_encoder: bool) -> None:
+    """Recompute activations in the backward pass instead of keeping them."""
+    model.unet.enable_gradient_checkpointing()
+    model.unet.train()  # diffusers and transformers check the mode; neither model has active dropout
+    if text_encoder:
+        for encoder in model.text_encoders:
+            encoder.gradient_checkpointing_enable()
+            encoder.train()
+
+
+def require_precision(precision: str, device: str) -> None:
+    """fp16 wants a GPU: on a CPU torch has no fp16 arithmetic worth training with."""
+    if precision == "fp16" and torch.device(device).type == "cpu":
+        raise UserError("model.precision=fp16 needs a GPU; on this machine's CPU use model.precision=bf16 or fp32.")

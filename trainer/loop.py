@@ -1,0 +1,336 @@
+"""The training loop: prepare, then epochs of updates, each epoch saved as a finished LoRA file.
+
+A run can be killed at any moment. What it needs to go on stands in state/, written after each epoch and on
+stop, and everything random is drawn from (seed, epoch, place), so the resumed run makes the same tensors.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from trainer import checks, environment, families, kohya, losses, optimizers, schedules
+from trainer.adapters import Adapter
+from trainer.batches import Batch, Batches, CaptionEncoder, cache_latents
+from trainer.checkpoint import Position, load_state, save_state
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.examples import Example, load_examples
+from trainer.families.base import BaseModel
+from trainer.files import write_json
+from trainer.record import Listener, Recorder
+from trainer.run import Run
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CACHE = Path("runs") / ".cache"
+
+
+def train(run: Run, listener: Listener | None = None) -> None:
+    """Train a run from where it stands (its beginning, a stop, a kill) to its end.
+
+    Raises UserError, after marking the run as failed, for anything that its owner can mend.
+    """
+    config = run.config
+    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.model.precision, config.model.precision))
+    recorder = Recorder(run, accelerator.is_main_process, listener)
+    with _held(run, accelerator), _outcome(recorder), _signals() as signals:
+        recorder.state("preparing", "Reading pictures")
+        Trainer(run, config, accelerator, recorder, signals).train()
+
+
+class Trainer:
+    """Everything a run holds while it trains."""
+
+    def __init__(
+        self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]
+    ):
+        self.run, self.config, self.accelerator, self.recorder = run, config, accelerator, recorder
+        self.signals = signals
+        self.started = time.time()
+        self.examples = self._examples()
+        self.model = self._model()
+        latents = cache_latents(self.model, self.examples, CACHE, recorder.preparing)
+        self.encode = CaptionEncoder(self.model, config, self.examples, CACHE)
+        self.batches = Batches(config, self.examples, latents)
+        self.adapter = Adapter.attach(self.model, config.adapter, seed=config.loop.seed)
+        self._release_unused()
+        self.optimizer = self._optimizer()
+        self.alphas_cumprod = self.model.alphas_cumprod.to(accelerator.device, torch.float32)
+        self.position = self._restore()
+        self._pending: tuple[int, dict[str, float], Tensor] | None = None
+
+    # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _examples(self) -> list[Example]:
+        examples = load_examples(self.config.data)
+        checks.require(checks.check(self.config, examples))
+        if self.accelerator.is_main_process:
+            folder = Path(self.config.data.folder)
+            write_json(self.run.path / "dataset.json", [example.as_json(folder) for example in examples])
+        return examples
+
+    def _model(self) -> BaseModel:
+        settings = self.config.model
+        self.recorder.state("preparing", f"Loading {settings.base}")
+        device = self.accelerator.device
+        model = families.load(settings.base, dtype=DTYPES[settings.precision], device=device, vae=settings.vae)
+        # The VAE is used once a picture: float32 costs little, and SDXL's own overflows in fp16.
+        model.vae.to(torch.float32)
+        environment.use_attention(model.unet, settings.attention)
+        if settings.gradient_checkpointing:
+            environment.use_checkpointing(model, self.config.adapter.text_encoder)
+        if self.accelerator.is_main_process:
+            write_json(self.run.path / "environment.json", environment.describe(model, device))
+        return model
+
+    def _release_unused(self) -> None:
+        """The VAE has done its work once the latents are cached; so have text encoders that answer from a cache."""
+        self.model.vae.to("cpu")
+        if self.encode.is_cached:
+            for encoder in self.model.text_encoders:
+                encoder.to("cpu")
+
+    def _optimizer(self):
+        settings = self.config.optimizer
+        groups = []
+        for component in self.adapter.components:
+            rate = settings.learning_rate if component == "unet" else settings.text_encoder_learning_rate
+            parameters = self.adapter.parameters(component)
+            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "name": component})
+        return self.accelerator.prepare(optimizers.build(settings.name, groups, settings.args))
+
+    def _restore(self) -> Position:
+        state = load_state(self.run.path / "state")
+        if state is None:
+            return Position()
+        self.adapter.load_exact(state["adapter"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        return state["position"]
+
+    # ── train ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def epochs(self) -> int:
+        return self.config.loop.epochs
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return len(self._updates(0))
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.updates_per_epoch
+
+    def train(self) -> None:
+        epoch, step = self.position.epoch, self.position.step
+        self.recorder.state("training", epochs=self.epochs, steps=self.steps, epoch=epoch, step=step)
+        while self.position.epoch < self.epochs:
+            if not self._epoch(self.position.epoch):
+                self.recorder.state("stopped", f"Stopped at step {self.position.step}; resume goes on from there.")
+                return
+        self.recorder.state("finished", f"{self.epochs} epochs saved in {self.run.path / 'epochs'}.")
+
+    def _epoch(self, epoch: int) -> bool:
+        """One time through all pictures. False when a stop came in between, whose state is saved then."""
+        updates = self._updates(epoch)
+        for update in range(self.position.update, len(updates)):
+            if self._obey():
+                return False
+            self._update(epoch, updates[update])
+            self.position = Position(epoch, update + 1, self.position.step + 1)
+        self._settle()
+        self.position = Position(epoch + 1, 0, self.position.step)
+        # The file first, then the state: a kill in between only makes the same epoch once more.
+        self._save_epoch()
+        self._save_state()
+        self.recorder.state("training", epoch=self.position.epoch)
+        return True
+
+    def _updates(self, epoch: int) -> list[list[tuple[int, list[int]]]]:
+        """The epoch's batches, numbered, grouped into what one update of the weights sees over all processes."""
+        plan = list(enumerate(self.batches.plan(epoch)))
+        size = self.config.loop.gradient_accumulation * self.accelerator.num_processes
+        return [plan[start : start + size] for start in range(0, len(plan), size)]
+
+    def _update(self, epoch: int, group: list[tuple[int, list[int]]]) -> None:
+        started = time.perf_counter()
+        examples = sum(len(indices) for _, indices in group)
+        total = torch.zeros((), device=self.accelerator.device)
+        for position, indices in group[self.accelerator.process_index :: self.accelerator.num_processes]:
+            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
+            loss = self._loss(batch).sum() / examples
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        rates = self._step_optimizer()
+        self._settle()
+        self._pending = (self.position.step + 1, {"epoch": epoch + 1, **rates}, self._sum(total))
+        self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        """Weighted error of each picture, [B]."""
+        device, family = self.accelerator.device, self.model.family
+        latents, noise = batch.latents.to(device), batch.noise.to(device)
+        timesteps, sizes = batch.timesteps.to(device), batch.sizes.to(device)
+        noisy = losses.add_noise(latents, noise, self.alphas_cumprod, timesteps)
+        with self.accelerator.autocast():
+            conditioning = self.encode(batch.captions)
+            predicted = family.predict(self.model, noisy, timesteps, conditioning, sizes)
+        wanted = losses.target(latents, noise, self.alphas_cumprod, timesteps, self.model.prediction_type)
+        ratio = losses.snr(self.alphas_cumprod, timesteps)
+        weight = losses.min_snr_weight(ratio, self.config.loss.min_snr_gamma, self.model.prediction_type)
+        return losses.l2(predicted, wanted) * weight
+
+    def _step_optimizer(self) -> dict[str, float]:
+        """One update of the adapter; returns the learning rate of each group for the record."""
+        settings, rates = self.config.optimizer, {}
+        factor = schedules.factor(settings.schedule, self.position.step, self.steps, settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+            rates[f"lr/{group['name']}"] = group["lr"]
+        self._share_gradients()
+        if self.config.loop.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return rates
+
+    def _share_gradients(self) -> None:
+        """Sum the gradients over processes: one reduction of one flat buffer, for the adapter is small."""
+        if self.accelerator.num_processes == 1:
+            return
+        parameters = self.adapter.parameters()
+        flat = torch.cat([_gradient(parameter).flatten() for parameter in parameters])
+        flat = self.accelerator.reduce(flat, reduction="sum")
+        for parameter, part in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
+            parameter.grad = part.view_as(parameter)
+
+    def _sum(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, reduction="sum") if self.accelerator.num_processes > 1 else value
+
+    def _settle(self) -> None:
+        """Read the loss of the update before, so that the device never waits for the record."""
+        if self._pending is None:
+            return
+        (step, values, loss), self._pending = self._pending, None
+        value = loss.item()
+        self.recorder.metrics(step, {"loss": value, **values})
+        if not torch.isfinite(loss):
+            raise UserError(self._diagnosis(step))
+
+    def _diagnosis(self, step: int) -> str:
+        finite = all(parameter.isfinite().all() for parameter in self.adapter.parameters())
+        saved = self.run.epochs()
+        kept = f"Epoch {saved[-1].number} is saved and intact." if saved else "No epoch had been saved yet."
+        where = f"The loss stopped being a finite number at step {step}. {kept}"
+        if self.config.model.precision == "fp16" and finite:
+            return f"{where} The base model overflows in fp16: train with model.precision=bf16 (or fp32)."
+        rate = f"{self.config.optimizer.learning_rate:g}"
+        lower = f"{self.config.optimizer.learning_rate / 10:g}"
+        return f"{where} The LoRA's weights ran away: lower optimizer.learning_rate ({rate}), for example to {lower}."
+
+    # ── save and obey ───────────────────────────────────────────────────────────────────────────────────
+
+    def _obey(self) -> bool:
+        """Look at the control files. True when the run is to stop now; its state is saved then."""
+        stop = bool(self.signals) or (self.accelerator.is_main_process and self.run.take_request("stop"))
+        if self.accelerator.num_processes > 1:
+            # All processes stop at the same update, whichever of them was told.
+            flag = torch.tensor(float(stop), device=self.accelerator.device)
+            stop = self.accelerator.reduce(flag, reduction="sum").item() > 0
+        save = self.accelerator.is_main_process and self.run.take_request("save")
+        if stop or save:
+            self._settle()
+            self._save_state()
+        return bool(stop)
+
+    def _save_state(self) -> None:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+            state = self.adapter.exact(), self.optimizer.state_dict(), scaler
+            save_state(self.run.path / "state", self.position, *state)
+
+    def _save_epoch(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        dtype = DTYPES[self.config.adapter.save_precision]
+        tensors = {key: tensor.to(dtype) for key, tensor in self.adapter.tensors().items()}
+        metadata = kohya.training_metadata(self.config, self._facts())
+        kohya.write(self.run.epoch_path(self.position.epoch), tensors, metadata)
+
+    def _facts(self) -> kohya.Facts:
+        return environment.facts(
+            self.model,
+            self.config,
+            self.examples,
+            run=self.run.name,
+            batches_per_epoch=len(self.batches.plan(0)),
+            epoch=self.position.epoch,
+            step=self.position.step,
+            steps=self.steps,
+            started=self.started,
+        )
+
+
+# ── around the loop ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _held(run: Run, accelerator: Accelerator) -> Iterator[None]:
+    """The run's lock, held by the main process for the trainer's life."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    with run.lock():
+        run.take_request("stop")  # a stop that no trainer lived to obey is not meant for this one
+        yield
+
+
+@contextmanager
+def _outcome(recorder: Recorder) -> Iterator[None]:
+    """Whatever ends the run early is written where the studio and `status` look."""
+    try:
+        yield
+    except UserError as error:
+        recorder.state("failed", str(error))
+        raise
+    except torch.OutOfMemoryError as error:
+        advice = "lower loop.batch_size or data.resolution, or set model.gradient_checkpointing=true"
+        message = f"Out of memory at step {recorder.progress.step}: {advice}."
+        recorder.state("failed", message)
+        raise UserError(message) from error
+    except BaseException as error:
+        recorder.state("failed", f"{type(error).__name__}: {error}. The whole story is in train.log.")
+        raise
+    finally:
+        recorder.close()
+
+
+@contextmanager
+def _signals() -> Iterator[set[int]]:
+    """The signals that arrived: Ctrl-C and a polite kill save at the next step; a second Ctrl-C ends at once."""
+    arrived: set[int] = set()
+
+    def note(number: int, frame) -> None:
+        if number == signal.SIGINT and number in arrived:
+            raise KeyboardInterrupt
+        arrived.add(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -1,0 +1,80 @@
+"""What a run tells the world while it trains: status.json, metrics.jsonl, TensorBoard and the terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from trainer.run import Progress, Run, State
+
+Listener = Callable[[State, str, Progress], None]
+STATUS_INTERVAL = 1.0  # seconds between two writes of status.json
+SMOOTHING = 0.98  # of the loss that is shown, an exponential mean over steps
+
+
+class Recorder:
+    """Only the main process records; on the others every call does nothing."""
+
+    def __init__(self, run: Run, active: bool = True, listener: Listener | None = None):
+        self.run, self.active, self.listener = run, active, listener
+        self.progress = Progress()
+        self._state: State = "preparing"
+        self._written = 0.0
+        self._speed: float | None = None
+        self._tensorboard: Any = None
+
+    def state(self, state: State, message: str = "", **progress: Any) -> None:
+        """A new state, written at once."""
+        self.progress = replace(self.progress, **progress)
+        self._state = state
+        self._write(message)
+
+    def preparing(self, message: str, done: int, total: int) -> None:
+        self._state = "preparing"
+        if time.time() - self._written > STATUS_INTERVAL or done == total:
+            self._write(f"{message} {done}/{total}")
+
+    def step(self, seconds: float, **progress: Any) -> None:
+        """One update was made; the status file follows at most once a second."""
+        self._speed = seconds if self._speed is None else 0.9 * self._speed + 0.1 * seconds
+        left = (self.progress.steps - progress["step"]) * self._speed
+        self.progress = replace(self.progress, seconds_per_step=self._speed, seconds_left=left, **progress)
+        if time.time() - self._written > STATUS_INTERVAL:
+            self._write("")
+        elif self.active and self.listener:
+            self.listener(self._state, "", self.progress)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """One line of metrics.jsonl and the same figures for TensorBoard."""
+        if not self.active:
+            return
+        self.run.append_metrics({"step": step, **values})
+        for name, value in values.items():
+            self._writer().add_scalar(name, value, step)
+        loss = values["loss"]
+        if math.isfinite(loss):
+            before = self.progress.loss
+            smooth = loss if before is None else SMOOTHING * before + (1 - SMOOTHING) * loss
+            self.progress = replace(self.progress, loss=smooth)
+
+    def close(self) -> None:
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+
+    def _writer(self):
+        if self._tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
+        return self._tensorboard
+
+    def _write(self, message: str) -> None:
+        if not self.active:
+            return
+        self.run.write_status(self._state, message, self.progress)
+        self._written = time.time()
+        if self.listener:
+            self.listener(self._state, message, self.progress)
