@@ -108,6 +108,16 @@ def _is_data(name: str) -> bool:
     return name != "key" and not name.endswith("_shape")
 
 
+def weights_hash(*modules: torch.nn.Module) -> str:
+    """SHA-256 of the weights themselves: the same VAE inside two checkpoints shares its cache."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def content_key(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(str(part) for part in (CACHE_VERSION, *parts)).encode()).hexdigest()
 
@@ -129,7 +139,7 @@ def cache_latents(model: BaseModel, examples: list[Example], folder: Path, repor
     Keyed by the picture's bytes, its crop and the VAE, so a changed picture or another VAE can never meet stale
     latents. Raises UserError when the VAE gives non-finite latents, naming the picture.
     """
-    store = Store(folder / f"latents-{model.vae_hash()[:16]}")
+    store = Store(folder / f"latents-{weights_hash(model.vae)[:16]}")
     keys = [content_key(example.digest, example.placement) for example in examples]
     missing = [(key, example) for key, example in dict(zip(keys, examples)).items() if key not in store]
     store.add(_encode(model, missing, report))
@@ -165,31 +175,38 @@ class CaptionEncoder:
     def __init__(self, model: BaseModel, config: TrainConfig, examples: list[Example], folder: Path):
         self.model, self.clip_skip = model, config.model.clip_skip
         # All captions are padded to the same number of 75-token chunks, so that any batch can be stacked.
-        self.chunks = model.family.tokenize(model, [example.caption for example in examples])[0].shape[1]
+        self.chunks = model.family.chunks_needed(model, [example.caption for example in examples])
         self.trains = config.adapter.text_encoder
         self._cached: dict[str, Conditioning] = {}
         if not self.trains and not config.data.shuffle_tags:
             self._fill([example.caption for example in examples] + [""], folder)
 
     def _fill(self, texts: list[str], folder: Path) -> None:
-        store = Store(folder / f"captions-{self.model.text_hash()[:16]}")
+        store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
         keys = {text: content_key(text, self.clip_skip, self.chunks) for text in texts}
         missing = [(key, text) for text, key in keys.items() if key not in store]
-        store.add((key, _named(self.encode([text]))) for key, text in missing)
+        with torch.no_grad():
+            store.add((key, _named(self._encode([text]))) for key, text in missing)
         for text, key in keys.items():
             row = store.get(key)
             self._cached[text] = Conditioning(row["hidden"], row.get("pooled"))
 
-    def __call__(self, texts: list[str]) -> Conditioning:
-        if self._cached:
-            return Conditioning.cat([self._cached[text] for text in texts]).to(self.model.unet.device)
-        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-            return self.encode(texts)
+    @property
+    def is_cached(self) -> bool:
+        return bool(self._cached)
 
-    def encode(self, texts: list[str]) -> Conditioning:
-        context = torch.enable_grad if self.trains else torch.no_grad
-        with context():
-            return self.model.family.encode_captions(self.model, texts, clip_skip=self.clip_skip, chunks=self.chunks)
+    def __call__(self, texts: list[str]) -> Conditioning:
+        """Conditioning of B captions; carries gradients when the text encoders are trained."""
+        if self.is_cached:
+            device = next(self.model.unet.parameters()).device
+            return Conditioning.cat([self._cached[text] for text in texts]).to(device)
+        with torch.set_grad_enabled(self.trains):
+            return self._encode(texts)
+
+    def _encode(self, texts: list[str]) -> Conditioning:
+        family = self.model.family
+        tokens = family.tokenize(self.model, texts, self.chunks)
+        return family.encode(self.model, tokens, self.clip_skip)
 
 
 def _named(conditioning: Conditioning) -> dict[str, Tensor]:

@@ -105,6 +105,12 @@ class DataConfig(Part):
         "and is never shuffled away.",
         front=True,
     )
+    class_word: str = setting(
+        "",
+        label="Class word",
+        help="What it is, in the base model's own words: cat, 1girl, toy. Prompt sets put it where they say [class].",
+        kohya="class_tokens",
+    )
     resolution: int = setting(
         512,
         ge=64,

@@ -17,7 +17,7 @@ from trainer.dataset import captions
 from trainer.errors import UserError
 from trainer.examples import Example
 
-PACKAGES = (
+PACKAGES = (  # noqa: SIM905 - one line reads better than fourteen
     "lora-studio torch diffusers transformers peft accelerate bitsandbytes safetensors datasets pillow "
     "onnxruntime tensorboard streamlit xformers"
 ).split()

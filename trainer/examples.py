@@ -65,3 +65,13 @@ def _example(picture: images.Picture, config: DataConfig, shapes: list[tuple[int
     )
 
 
+
+
+def common_first_tag(folder: Path) -> str:
+    """The tag that stands first in every caption of a folder: its trigger word. Empty when there is none."""
+    firsts = set()
+    for path in images.find(folder):
+        sidecar = captions.sidecar(path)
+        tags = captions.split(captions.read(sidecar)) if sidecar.exists() else []
+        firsts.add(tags[0] if tags else "")
+    return firsts.pop() if len(firsts) == 1 else ""

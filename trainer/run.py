@@ -33,8 +33,8 @@ from trainer.errors import UserError, nearest
 from trainer.files import write_json, write_text
 from trainer.presets import read_toml, to_toml
 
-State = Literal["queued", "preparing", "training", "evaluating", "stopped", "finished", "failed", "interrupted"]
-ACTIVE: tuple[State, ...] = ("preparing", "training", "evaluating")
+State = Literal["queued", "preparing", "training", "stopped", "finished", "failed", "interrupted"]
+ACTIVE: tuple[State, ...] = ("preparing", "training")
 COMMANDS = ("stop", "save")
 
 

@@ -1,0 +1,158 @@
+"""How the command line looks: progress bars, tables and figures. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from trainer import run as runs
+from trainer.examples import Example
+from trainer.run import Run, Status
+
+console = Console(highlight=False)
+MARKS = {
+    "queued": "◌",
+    "preparing": "●",
+    "training": "●",
+    "stopped": "■",
+    "finished": "✔",
+    "failed": "✖",
+    "interrupted": "!",
+}
+LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
+
+
+def table(*columns: str) -> Table:
+    """A plain table; a column name starting with '>' is right-aligned, as numbers are."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+    return made
+
+
+@contextmanager
+def bar(description: str) -> Iterator:
+    """A progress bar; yields advance(done, total, note)."""
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns += [TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(description, total=None, note="")
+
+        def advance(done: int, total: int | None, note: str = "", description: str = description) -> None:
+            progress.update(task, completed=done, total=total, note=note, description=description)
+
+        yield advance
+
+
+@contextmanager
+def training_bar() -> Iterator:
+    """Yields the listener that trainer.loop reports to: a bar with epoch, loss, speed and time left."""
+    with bar("Preparing") as advance:
+
+        def listen(state: str, message: str, progress: runs.Progress) -> None:
+            if state == "preparing":
+                advance(0, None, description=message or "Preparing")
+            elif state == "training":
+                epoch = f"Epoch {min(progress.epoch + 1, progress.epochs)} of {progress.epochs}"
+                advance(progress.step, progress.steps, figures(progress), epoch)
+
+        yield listen
+
+
+def figures(progress: runs.Progress) -> str:
+    """"loss 0.123 · 1.02 s/step · 5 min left", as far as it is known."""
+    parts = []
+    if progress.loss is not None:
+        parts.append(f"loss {progress.loss:.4f}")
+    if progress.seconds_per_step is not None:
+        parts.append(f"{progress.seconds_per_step:.2f} s/step")
+    if progress.seconds_left is not None and progress.seconds_left > 0:
+        parts.append(f"{duration(progress.seconds_left)} left")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """72 -> "1 min 12 s"; 5400 -> "1 h 30 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s" if seconds < 600 else f"{round(seconds / 60)} min"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def print_plan(examples: list[Example], config) -> None:
+    """What will happen, before the first step: every bucket, crop and repeat."""
+    steps, per_epoch = count_steps(examples, config)
+    console.print(
+        f"[bold]{len(examples)}[/] pictures × {config.data.repeats} repeats × {config.loop.epochs} epochs, "
+        f"batch {config.loop.batch_size} = [bold]{steps}[/] steps ({per_epoch} per epoch)"
+    )
+    listed = [example for example in examples if len(examples) <= LISTED_PICTURES or example.placement.lost > 0]
+    rows = table("Picture", ">Size", ">Scaled", ">Bucket", ">Cropped off", ">Repeats")
+    for example in listed:
+        placement = example.placement
+        lost = f"{placement.lost:.1%}" if placement.lost > 0 else "nothing"
+        sizes = [f"{w}×{h}" for w, h in ((example.width, example.height), placement.scaled, placement.bucket)]
+        rows.add_row(plain(example.path.name), *sizes, lost, str(example.repeats))
+    console.print(rows)
+    if len(listed) < len(examples):
+        console.print(f"… and {len(examples) - len(listed)} pictures of which nothing is cropped off (dataset.json)")
+
+
+def count_steps(examples: list[Example], config) -> tuple[int, int]:
+    """Updates in all and in one epoch."""
+    from trainer.dataset import buckets
+
+    placements, repeats = [e.placement for e in examples], [e.repeats for e in examples]
+    batches = len(buckets.plan(placements, repeats, config.loop.batch_size, config.loop.seed, 0))
+    per_epoch = -(-batches // config.loop.gradient_accumulation)
+    return per_epoch * config.loop.epochs, per_epoch
+
+
+def print_runs(found: list[Run]) -> None:
+    rows = table("", "Run", "State", ">Epoch", ">Step", "")
+    for run in found:
+        status = run.status
+        progress = status.progress
+        epoch, step = f"{len(run.epochs())} of {progress.epochs}", f"{progress.step}/{progress.steps}"
+        note = figures(progress) if status.state == "training" else status.message
+        rows.add_row(MARKS[status.state], plain(run.name), status.state, epoch, step, plain(note))
+    console.print(rows)
+
+
+def print_run(run: Run) -> None:
+    status: Status = run.status
+    console.print(f"{MARKS[status.state]} [bold]{plain(run.name)}[/]  {status.state}")
+    if status.message:
+        console.print("  " + plain(status.message))
+    progress = status.progress
+    if progress.steps:
+        console.print(f"  step {progress.step}/{progress.steps}  {figures(progress)}")
+    if status.updated:
+        console.print(f"  last word {duration(time.time() - status.updated)} ago")
+    for epoch in run.epochs():
+        console.print(f"  epoch {epoch.number:>3}  {size(epoch.path)}  {plain(str(epoch.path))}")
+
+
+def plain(text: str) -> str:
+    """Text from a file or a name, shown as it is: never read as the console's own markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def size(path: Path) -> str:
+    """File size as people say it."""
+    amount = float(path.stat().st_size)
+    for unit in ("B", "KB", "MB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} GB"
