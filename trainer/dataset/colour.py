@@ -105,7 +105,7 @@ def _through_profile(image: Image.Image, profile: bytes | None, notes: list[str]
     if profile:
         try:
             converted = _to_srgb(image, profile)
-        except Exception as error:  # littlecms and malformed profiles fail in many ways; pixels are still fine
+        except Exception as error:  # littlecms and malformed profiles fail in many ways
             if notes is not None:
                 notes.append(f"colour profile not used ({str(error).strip() or type(error).__name__})")
         else:

@@ -20,7 +20,7 @@ from trainer.dataset.ahead import ahead
 from trainer.dataset.names import listed, natural, shown
 from trainer.errors import UserError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 # Only these decoders are tried, whatever the ending says: Pillow knows others (EPS, WMF, ...) that run
 # outside programs or that no picture of a data set needs.
@@ -35,10 +35,10 @@ MAX_PIXELS = 178_956_970
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 # Pictures that cameras and editors write and that cannot be read here, so that they can be pointed out.
-FOREIGN_ENDINGS = (
-    ".heic .heif .jxl .jp2 .psd .xcf .kra .svg .tga .exr .raw .cr2 .cr3 .nef .arw .dng .jfif .jpe .apng"
-    " .mp4 .mov .mkv .webm .avi"
-).split()
+FOREIGN_ENDINGS = frozenset(
+    """.heic .heif .jxl .jp2 .psd .xcf .kra .svg .tga .exr .raw .cr2 .cr3 .nef .arw .dng
+    .mp4 .mov .mkv .webm .avi""".split()  # noqa: SIM905
+)
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def scan(folder: Path, *, known: Mapping[Path, Picture] | None = None) -> list[P
     """
     pictures, broken = survey(folder, known=known)
     if broken:
-        one = len(broken) == 1
-        subject = "A picture" if one else f"{len(broken)} pictures"
+        subject, object = ("A picture", "it") if len(broken) == 1 else (f"{len(broken)} pictures", "them")
+        names = listed([str(file) for file in broken], separator="; ")
         raise UserError(
-            f"{subject} in {shown(folder)} cannot be used: {listed([str(b) for b in broken], separator='; ')}. "
-            f"Repair or remove {'it' if one else 'them'}, then run the command again."
+            f"{subject} in {shown(folder)} cannot be used: {names}. "
+            f"Repair or remove {object}, then run the command again."
         )
     return pictures
 
@@ -138,7 +138,7 @@ class _Unusable(Exception):
 def _files(folder: Path) -> list[Path]:
     folder = Path(folder)
     if not folder.exists():
-        raise UserError(f"The folder {shown(folder)} does not exist: check its name, or make it and put pictures in.")
+        raise UserError(f"The folder {shown(folder)} does not exist: check its name, or make it and fill it.")
     if not folder.is_dir():
         raise UserError(f"{shown(folder)} is a file: give the folder that the pictures are in.")
     return sorted(_walk(folder), key=lambda path: natural(path.relative_to(folder)))
@@ -213,10 +213,10 @@ def _decode(file: IO[bytes]) -> Image.Image:
         raise _Unusable(_too_large(image.width, image.height))
     try:
         image.load()
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, zlib.error ...
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error ...
         raise _Unusable(f"is cut short or damaged ({_reason(error)})") from error
     if image.mode in ("I", "F"):
-        raise _Unusable("holds 32-bit values, whose white point is unknown; save it with 8 or 16 bit a channel")
+        raise _Unusable("holds 32-bit values, whose white point is unknown; save it with 8 or 16 bit")
     return image
 
 
@@ -241,7 +241,7 @@ def _formats() -> list[str]:
 
 def _too_large(width: int = 0, height: int = 0) -> str:
     size = f"claims {width}×{height} pixels, " if width else "claims a size "
-    return f"{size}above the limit of {MAX_PIXELS / 1e6:.0f} million pixels; scale it down if it really is that large"
+    return f"{size}above the limit of {MAX_PIXELS / 1e6:.0f} million pixels; scale it down if that is true"
 
 
 def _reason(error: Exception) -> str:

@@ -34,7 +34,8 @@ def close(image: Image.Image, expected, tolerance=2) -> bool:
 
 
 def test_natural_order_any_case_subfolders_and_nothing_hidden(tmp_path):
-    for name in ["10.png", "2.PNG", "b/1.JpEg", "a.webp", ".hidden.png", ".masks/1.png", "note.txt", "b/x.caption"]:
+    hidden, others = [".hidden.png", ".masks/1.png"], ["note.txt", "b/x.caption"]
+    for name in ["10.png", "2.PNG", "b/1.JpEg", "a.webp", *hidden, *others]:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
@@ -122,7 +123,9 @@ def test_random_damage_never_escapes_as_another_error(tmp_path):
         path.unlink()
 
 
-@pytest.mark.parametrize("name", ["two words.png", "🐈‍⬛.png", "קטן.png", "line\nbreak.png", "\u202egnp.png", "é,;'\".png"])
+@pytest.mark.parametrize(
+    "name", ["two words.png", "🐈‍⬛.png", "קטן.png", "line\nbreak.png", "\u202egnp.png", "é,;'\".png"]
+)
 def test_odd_names(tmp_path, name):
     noise().save(tmp_path / name, format="PNG")
     assert images.scan(tmp_path)[0].path.name == name
@@ -172,7 +175,8 @@ def test_alpha_goes_on_white(tmp_path):
     picture.putpixel((1, 0), (200, 0, 0, 0))
     picture.putpixel((2, 0), (200, 0, 0, 128))
     for ending in ["png", "webp", "tif"]:
-        picture.save(tmp_path / f"a.{ending}", **({"lossless": True, "exact": True} if ending == "webp" else {}))
+        options = {"lossless": True, "exact": True} if ending == "webp" else {}
+        picture.save(tmp_path / f"a.{ending}", **options)
         shown = images.open_rgb(tmp_path / f"a.{ending}")
         expected = [[(200, 0, 0), (255, 255, 255), (227, 127, 127), (200, 0, 0)]]
         assert close(shown, expected), ending
@@ -266,7 +270,8 @@ def test_a_profile_is_applied_and_a_broken_one_named(tmp_path):
 def _profile_with_red_and_blue_swapped() -> bytes:
     """sRGB with its rXYZ and bXYZ tags exchanged: easy to tell from a profile that was ignored."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * struct.unpack_from(">I", data, 128)[0], 12)}
+    end = 132 + 12 * struct.unpack_from(">I", data, 128)[0]
+    tags = {bytes(data[at : at + 4]): at for at in range(132, end, 12)}
     red, blue = tags[b"rXYZ"], tags[b"bXYZ"]
     data[red : red + 4], data[blue : blue + 4] = b"bXYZ", b"rXYZ"
     return bytes(data).replace("sRGB".encode("utf-16-be"), "Swap".encode("utf-16-be"))
