@@ -1,0 +1,39 @@
+"""File names as people write them: natural order, and safe to put into a sentence."""
+
+import re
+from pathlib import Path
+
+
+def natural(path: Path) -> tuple:
+    """Sort key: `2.png` before `10.png`, case set aside; equal ones fall back to the exact name."""
+    parts = tuple(
+        tuple((1, int(piece), "") if piece.isdigit() else (0, 0, piece.casefold()) for piece in pieces)
+        for pieces in (re.split(r"([0-9]+)", part) for part in path.parts)
+    )
+    return parts, str(path)
+
+
+def shown(path) -> str:
+    r"""The name on one line: line breaks, control and direction characters appear as escapes (`\n`).
+
+    A name may hold anything but `/` and NUL, and an error is one sentence on one line.
+    """
+    joiner = "\u200d"  # holds family and profession emoji together
+    return "".join(c if c.isprintable() or c == joiner else _escape(c) for c in str(path))
+
+
+def listed(items: list[str], limit: int = 5, separator: str = ", ") -> str:
+    """The first `limit` items and how many more there are."""
+    more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more
+
+
+def count(number: int, noun: str) -> str:
+    """`1 picture`, `30 pictures`, `15 batches`."""
+    if number != 1:
+        noun += "es" if noun.endswith("ch") else "s"
+    return f"{number} {noun}"
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
