@@ -46,7 +46,7 @@ def hugging_face_datasets() -> Iterator[Finding]:
     if hasattr(datasets, "load_dataset"):
         yield Finding("ok", f"datasets {datasets.__version__}")
     else:
-        yield Finding("problem", "the datasets package is shadowed", "Remove any __init__.py from your datasets/ folder.")
+        yield Finding("problem", "the datasets package is shadowed", "Remove __init__.py from your datasets/ folder.")
 
 
 def libraries() -> Iterator[Finding]:

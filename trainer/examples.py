@@ -52,16 +52,17 @@ def load_examples(config: DataConfig) -> list[Example]:
 
 
 def _example(picture: images.Picture, config: DataConfig, shapes: list[tuple[int, int]]) -> Example:
-    sidecar = captions.sidecar(picture.path)
-    caption = captions.read(sidecar) if sidecar.exists() else ""
+    caption = captions.caption_of(picture.path) or ""
     return Example(
         path=picture.path,
         digest=picture.digest,
-        caption=captions.with_trigger(caption.strip(), config.trigger),
+        caption=captions.with_trigger(caption, config.trigger),
         width=picture.width,
         height=picture.height,
         repeats=config.repeats,
-        placement=buckets.place(picture.width, picture.height, shapes, upscale=config.upscale),
+        placement=buckets.place(
+            picture.width, picture.height, shapes, upscale=config.upscale, step=config.bucket_step
+        ),
     )
 
 
@@ -71,7 +72,6 @@ def common_first_tag(folder: Path) -> str:
     """The tag that stands first in every caption of a folder: its trigger word. Empty when there is none."""
     firsts = set()
     for path in images.find(folder):
-        sidecar = captions.sidecar(path)
-        tags = captions.split(captions.read(sidecar)) if sidecar.exists() else []
+        tags = captions.split(captions.caption_of(path) or "")
         firsts.add(tags[0] if tags else "")
     return firsts.pop() if len(firsts) == 1 else ""

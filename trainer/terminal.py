@@ -111,7 +111,7 @@ def count_steps(examples: list[Example], config) -> tuple[int, int]:
     from trainer.dataset import buckets
 
     placements, repeats = [e.placement for e in examples], [e.repeats for e in examples]
-    batches = len(buckets.plan(placements, repeats, config.loop.batch_size, config.loop.seed, 0))
+    batches = buckets.steps_per_epoch(placements, repeats, config.loop.batch_size)
     per_epoch = -(-batches // config.loop.gradient_accumulation)
     return per_epoch * config.loop.epochs, per_epoch
 
