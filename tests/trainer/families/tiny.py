@@ -1,0 +1,154 @@
+"""Tiny random models of the real classes, and how to save them in each layout. Built in well under a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789,._-()"
+
+
+def write_tokenizer(folder: Path, pad: str = SPECIAL[1]) -> Path:
+    """A character-level CLIP tokenizer in CLIP's own files: no merges, so every letter is a token."""
+    from transformers import CLIPTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = ["!", *ALPHABET]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *SPECIAL]
+    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(
+        vocab=str(folder / "vocab.json"),
+        merges=str(folder / "merges.txt"),
+        pad_token=pad,
+        unk_token=SPECIAL[1],
+        model_max_length=77,
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+VOCABULARY = 2 * (len(ALPHABET) + 1) + 2
+
+
+def unet(family: str, *, channels: int = 32, layers: int = 1, seed: int = 0):
+    """Three levels, of which SDXL's first has no attention and SD 1.5's last has none."""
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(seed)
+    width = (channels, channels * 2, channels * 2)
+    common = {
+        "sample_size": 8,
+        "block_out_channels": width,
+        "layers_per_block": layers,
+        "norm_num_groups": 32,
+    }
+    if family == "sd15":
+        return UNet2DConditionModel(
+            **common,
+            cross_attention_dim=64,
+            attention_head_dim=8,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        )
+    return UNet2DConditionModel(
+        **common,
+        cross_attention_dim=64 + 128,
+        attention_head_dim=tuple(max(1, size // 64) for size in width),
+        transformer_layers_per_block=(1, 1, 2),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=16,
+        projection_class_embeddings_input_dim=128 + 6 * 16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+
+
+def vae(family: str, *, seed: int = 1):
+    """Factor 8 and 4 latent channels, as the real ones."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    return AutoencoderKL(
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=32,
+        sample_size=64,
+        scaling_factor=0.18215 if family == "sd15" else 0.13025,
+        force_upcast=family == "sdxl",
+    )
+
+
+def text_encoder(*, projection: bool = False, seed: int = 2):
+    """CLIP-L in small (width 64), or with `projection` bigG in small (width 128)."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    width = 128 if projection else 64
+    config = CLIPTextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=3,
+        num_attention_heads=width // 64,
+        max_position_embeddings=77,
+        hidden_act="gelu" if projection else "quick_gelu",
+        projection_dim=width,
+        bos_token_id=VOCABULARY - 2,
+        eos_token_id=VOCABULARY - 1,
+        pad_token_id=0 if projection else VOCABULARY - 1,
+    )
+    return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
+
+
+def base_folder(folder: Path, family: str, **options) -> Path:
+    """A whole base model in diffusers' folder layout, `options` for its UNet."""
+    write_tokenizer(folder / "tokenizer")
+    unet(family, **options).save_pretrained(folder / "unet")
+    vae(family).save_pretrained(folder / "vae")
+    text_encoder().save_pretrained(folder / "text_encoder")
+    if family == "sdxl":
+        write_tokenizer(folder / "tokenizer_2", pad="!")
+        text_encoder(projection=True, seed=3).save_pretrained(folder / "text_encoder_2")
+    (folder / "scheduler").mkdir()
+    noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
+    pipeline = "StableDiffusionPipeline" if family == "sd15" else "StableDiffusionXLPipeline"
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
+    return folder
+
+
+def pipeline(model):
+    """diffusers' own pipeline around the modules of a BaseModel, as the reference to compare with."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    parts = {
+        "vae": model.vae,
+        "unet": model.unet,
+        "text_encoder": model.text_encoders[0],
+        "tokenizer": model.tokenizers[0],
+        "scheduler": EulerDiscreteScheduler(),
+    }
+    if model.family.name == "sdxl":
+        second = {"text_encoder_2": model.text_encoders[1], "tokenizer_2": model.tokenizers[1]}
+        return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
+    return StableDiffusionPipeline(
+        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+
+
+def inputs(model, batch: int = 2, seed: int = 0):
+    """(noisy latents, timesteps, conditioning, sizes) for `Family.predict`."""
+    generator = torch.Generator().manual_seed(seed)
+    noisy = torch.randn(batch, 4, 8, 8, generator=generator)
+    timesteps = torch.randint(0, 1000, (batch,), generator=generator)
+    conditioning = model.family.encode_captions(model, [f"a cat {i}" for i in range(batch)])
+    sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(batch, 6)
+    return noisy, timesteps, conditioning, sizes

@@ -1,0 +1,53 @@
+"""Model families, and loading a base model of either from wherever it lies.
+
+`FAMILIES` is the registry; `load` is what the rest of the program calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.families.base import BaseModel, Conditioning, Family
+from trainer.families.sd15 import StableDiffusion15
+from trainer.families.sdxl import StableDiffusionXL
+from trainer.families.sources import Source, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["FAMILIES", "BaseModel", "Conditioning", "Family", "Source", "detect", "load", "resolve"]
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion15(), StableDiffusionXL())}
+
+
+def detect(source: Source) -> Family:
+    """Which family a base model belongs to, by the keys and shapes in it and never by its name.
+
+    Raises UserError saying what it seems to be when it is neither SD 1.5 nor SDXL.
+    """
+    from trainer.families import folder, single_file
+
+    kind = single_file if source.kind == "single_file" else folder
+    return FAMILIES[kind.detect(source.path)]
+
+
+def load(
+    base: str, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", vae: str = ""
+) -> BaseModel:
+    """Load a base model with every weight frozen.
+
+    `base`: toybox/sd15, toybox/sdxl, a diffusers folder, a hub id, or a single .safetensors or .ckpt file.
+    `dtype`: of the UNet and the text encoders (default float32). `vae`: a file or folder to take the VAE from.
+    Raises UserError for whatever cannot be used, with what to give instead.
+    """
+    import torch
+
+    from trainer.families import folder, single_file
+
+    source = resolve(base)
+    family = detect(source)
+    kind = single_file if source.kind == "single_file" else folder
+    model = kind.load(family, source, dtype or torch.float32, vae)
+    for module in (model.unet, model.vae, *model.text_encoders):
+        module.requires_grad_(False).eval()
+    return model.to(device)

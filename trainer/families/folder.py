@@ -1,0 +1,116 @@
+"""Base models in diffusers' folder layout: unet/, text_encoder/, tokenizer/, vae/, scheduler/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import UserError
+from trainer.families import schedule
+from trainer.families.base import BaseModel, Family
+from trainer.families.sources import INSTEAD, Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def detect(path: Path) -> str:
+    """Name of the family of a diffusers folder, by the configuration of its parts.
+
+    Raises UserError when the folder is something else, naming what it seems to be.
+    """
+    index = read_config(path / "model_index.json")
+    if not (path / "unet" / "config.json").is_file():
+        kind = index.get("_class_name", "")
+        what = f"a {kind} model" if kind else "not a diffusers model folder: it has no unet/config.json"
+        raise UserError(f"{path} is {what}. Please {INSTEAD}.")
+    config = read_config(path / "unet" / "config.json")
+    other = _stranger(config)
+    if other:
+        raise UserError(f"{path} seems to be {other}; only SD 1.5 and SDXL can be trained. Please {INSTEAD}.")
+    if config.get("addition_embed_type") == "text_time":
+        if not (path / "text_encoder").is_dir():
+            raise UserError(f"{path} seems to be the SDXL refiner: train on an SDXL base model instead.")
+        return "sdxl"
+    return "sd15"
+
+
+def _stranger(unet: dict[str, Any]) -> str:
+    """What a UNet's config says it is, when it is neither SD 1.5's nor SDXL's; otherwise empty."""
+    if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        return f"built on a {unet['_class_name']}"
+    channels = unet.get("in_channels", 4)
+    if channels != 4:
+        kinds = {9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an upscaler"}
+        return kinds.get(channels, f"a model with {channels} input channels")
+    if unet.get("addition_embed_type") in (None, "text_time"):
+        old = unet.get("addition_embed_type") is None
+        return "SD 2.x" if old and unet.get("cross_attention_dim") == 1024 else ""
+    return f"a model with {unet['addition_embed_type']} conditioning"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file's content, {} when there is none. Raises UserError when it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): download the model again.") from None
+
+
+def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
+    """Load a diffusers folder. A folder without vae/ uses the one beside it, so that bases can share a VAE."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    from trainer.families import vaes
+
+    classes = (CLIPTextModel, CLIPTextModelWithProjection)[: len(family.text_components)]
+    parts = zip(classes, family.text_components, strict=True)
+    encoders = [load_part(cls, source.path / part, dtype) for cls, part in parts]
+    names = [part.replace("text_encoder", "tokenizer") for part in family.text_components]
+    noise = schedule.from_config(read_config(source.path / "scheduler" / "scheduler_config.json"))
+    vae_path = Path(vae).expanduser() if vae else _vae_folder(source.path)
+    return BaseModel(
+        family=family,
+        name=source.name,
+        path=str(source.path),
+        unet=load_part(UNet2DConditionModel, source.path / "unet", dtype),
+        vae=vaes.load(family, vae_path, dtype),
+        text_encoders=encoders,
+        tokenizers=[load_tokenizer(source.path / name) for name in names],
+        alphas_cumprod=noise.alphas_cumprod,
+        prediction_type=noise.prediction_type,
+        vae_path=str(vae_path) if vae_path != source.path / "vae" else "",
+    )
+
+
+def _vae_folder(path: Path) -> Path:
+    own, shared = path / "vae", path.resolve().parent / "vae"
+    if not own.is_dir() and not shared.is_dir():
+        raise UserError(f"{path} has no vae folder, nor is there one beside it: download it whole, or set model.vae.")
+    return own if own.is_dir() else shared
+
+
+def load_part(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module:
+    """One module from its own folder. Raises UserError when weights are missing or do not fit the config."""
+    weights = [entry.name for entry in path.glob("*.safetensors")]
+    variant = "fp16" if weights and all(".fp16" in name for name in weights) else None
+    try:
+        return cls.from_pretrained(path, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
+    except Exception as error:  # diffusers, transformers and safetensors raise a dozen kinds for a broken folder
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} cannot be loaded ({reason}): download this part of the model again.") from error
+
+
+def load_tokenizer(path: Path) -> Any:
+    """A CLIP tokenizer from its folder (vocab.json and merges.txt, or tokenizer.json)."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # as above
+        raise UserError(f"{path} holds no usable CLIP tokenizer ({type(error).__name__}): download it again.") from error
