@@ -106,6 +106,7 @@ class Evaluation:
     rows: list[Row] = field(default_factory=list)
     recommended: dict[str, Any] | None = None  # {"epoch": 6, "strength": 1.0, "reason": "…"}
     settings: str = ""  # the run's config.toml
+    rendering: dict[str, Any] = field(default_factory=dict)  # the [evaluation] settings it was rendered under
 
     def save(self, folder: Path) -> Path:
         return write_json(Path(folder) / "evaluation.json", asdict(self))

@@ -110,7 +110,7 @@ class Trainer:
         state = load_state(self.run.path / "state")
         if state is None:
             return Position()
-        self.adapter.load_exact(state["adapter"])
+        self.adapter.load(state["adapter"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -255,14 +255,13 @@ class Trainer:
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-            state = self.adapter.exact(), self.optimizer.state_dict(), scaler
+            state = self.adapter.tensors(), self.optimizer.state_dict(), scaler
             save_state(self.run.path / "state", self.position, *state)
 
     def _save_epoch(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        dtype = DTYPES[self.config.adapter.save_precision]
-        tensors = {key: tensor.to(dtype) for key, tensor in self.adapter.tensors().items()}
+        tensors = self.adapter.tensors(DTYPES[self.config.adapter.save_precision])
         metadata = kohya.training_metadata(self.config, self._facts())
         kohya.write(self.run.epoch_path(self.position.epoch), tensors, metadata)
 
