@@ -13,7 +13,8 @@ from trainer import presets
 from trainer.config import TrainConfig, settings
 from trainer.errors import UserError
 from trainer.run import Run, find_runs
-from trainer.terminal import bar, console, plain, print_plan, print_run, print_runs, size, table, training_bar
+from trainer.terminal import bar, console, plain, print_plan, print_run, print_runs, table, training_bar
+from trainer.texts import file_size
 
 app = typer.Typer(
     name="lora-studio",
@@ -223,7 +224,7 @@ def export(
     from trainer.export import export as export_run
 
     result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device)
-    console.print(f"Exported [bold]{plain(str(result.path))}[/] ({size(result.path)})")
+    console.print(f"Exported [bold]{plain(str(result.path))}[/] ({file_size(result.path)})")
     console.print(plain(result.verification))
     console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
@@ -14,17 +13,9 @@ from rich.table import Table
 from trainer import run as runs
 from trainer.examples import Example
 from trainer.run import Run, Status
+from trainer.texts import MARKS, duration, file_size
 
 console = Console(highlight=False)
-MARKS = {
-    "queued": "◌",
-    "preparing": "●",
-    "training": "●",
-    "stopped": "■",
-    "finished": "✔",
-    "failed": "✖",
-    "interrupted": "!",
-}
 LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
 
 
@@ -75,16 +66,6 @@ def figures(progress: runs.Progress) -> str:
     if progress.seconds_left is not None and progress.seconds_left > 0:
         parts.append(f"{duration(progress.seconds_left)} left")
     return " · ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """72 -> "1 min 12 s"; 5400 -> "1 h 30 min"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s" if seconds < 600 else f"{round(seconds / 60)} min"
-    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
 def print_plan(examples: list[Example], config) -> None:
@@ -138,7 +119,7 @@ def print_run(run: Run) -> None:
     if status.updated:
         console.print(f"  last word {duration(time.time() - status.updated)} ago")
     for epoch in run.epochs():
-        console.print(f"  epoch {epoch.number:>3}  {size(epoch.path)}  {plain(str(epoch.path))}")
+        console.print(f"  epoch {epoch.number:>3}  {file_size(epoch.path)}  {plain(str(epoch.path))}")
 
 
 def plain(text: str) -> str:
@@ -146,13 +127,3 @@ def plain(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-def size(path: Path) -> str:
-    """File size as people say it."""
-    amount = float(path.stat().st_size)
-    for unit in ("B", "KB", "MB"):
-        if amount < 1000:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} GB"

@@ -1,0 +1,35 @@
+"""How states, times and sizes are written, the same on the command line and in the studio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MARKS = {
+    "queued": "◌",
+    "preparing": "●",
+    "training": "●",
+    "stopped": "■",
+    "finished": "✔",
+    "failed": "✖",
+    "interrupted": "!",
+}
+
+
+def duration(seconds: float) -> str:
+    """72 -> "1 min 12 s"; 5400 -> "1 h 30 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s" if seconds < 600 else f"{round(seconds / 60)} min"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def file_size(path: Path) -> str:
+    """File size as people say it, in powers of 1000."""
+    amount = float(path.stat().st_size)
+    for unit in ("B", "KB", "MB"):
+        if amount < 1000:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} GB"
