@@ -400,7 +400,6 @@ class TrainConfig(Part):
         help="Name of the LoRA: of its files, and what stands in <lora:name:1>.",
         kohya="output_name",
         front=True,
-        pattern=r"^[^\\/:*?\"<>|,\x00-\x1f]*$",
         max_length=100,
     )
     model: ModelConfig = ModelConfig()

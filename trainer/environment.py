@@ -23,6 +23,9 @@ PACKAGES = (  # noqa: SIM905 - one line reads better than fourteen
 ).split()
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def versions() -> dict[str, str]:
     """Installed versions of what the trainer is built on; "not installed" where one is missing."""
     found = {"python": platform.python_version()}

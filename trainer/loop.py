@@ -28,7 +28,6 @@ from trainer.files import write_json
 from trainer.record import Listener, Recorder
 from trainer.run import Run
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CACHE = Path("runs") / ".cache"
 
 
@@ -38,6 +37,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
     Raises UserError, after marking the run as failed, for anything that its owner can mend.
     """
     config = run.config
+    environment.require_precision(config.model.precision, environment.default_device())
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.model.precision, config.model.precision))
     recorder = Recorder(run, accelerator.is_main_process, listener)
     with _held(run, accelerator), _outcome(recorder), _signals() as signals:
@@ -79,8 +79,8 @@ class Trainer:
     def _model(self) -> BaseModel:
         settings = self.config.model
         self.recorder.state("preparing", f"Loading {settings.base}")
-        device = self.accelerator.device
-        model = families.load(settings.base, dtype=DTYPES[settings.precision], device=device, vae=settings.vae)
+        device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
+        model = families.load(settings.base, dtype=dtype, device=device, vae=settings.vae)
         # The VAE is used once a picture: float32 costs little, and SDXL's own overflows in fp16.
         model.vae.to(torch.float32)
         environment.use_attention(model.unet, settings.attention)
@@ -261,7 +261,7 @@ class Trainer:
     def _save_epoch(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        tensors = self.adapter.tensors(DTYPES[self.config.adapter.save_precision])
+        tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
         metadata = kohya.training_metadata(self.config, self._facts())
         kohya.write(self.run.epoch_path(self.position.epoch), tensors, metadata)
 

@@ -1,0 +1,113 @@
+"""The run folder: truth on disk, liveness by lock, nothing half-written."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trainer import files, presets
+from trainer.errors import UserError
+from trainer.run import Progress, Run, find_runs, slug
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    return Run.create(presets.layer({"name": "moss"}), tmp_path / "runs")
+
+
+def test_a_new_run_is_queued_and_keeps_its_config(run):
+    assert run.status.state == "queued"
+    assert run.config.name == "moss"
+    assert run.name.endswith("-moss")
+
+
+def test_two_runs_in_one_minute_get_two_folders(tmp_path):
+    config = presets.layer({"name": "moss"})
+    first, second = Run.create(config, tmp_path), Run.create(config, tmp_path)
+    assert first.path != second.path
+    assert {found.name for found in find_runs(tmp_path)} == {first.name, second.name}
+
+
+def test_an_active_state_without_a_lock_is_interrupted(run):
+    run.write_status("training", progress=Progress(step=3, steps=9))
+    with run.lock():
+        assert run.status.state == "training"
+    status = run.status
+    assert (status.state, status.progress.step) == ("interrupted", 3)
+    assert "esume" in status.message
+
+
+def test_a_killed_process_leaves_an_interrupted_run(run):
+    code = (
+        "import sys, time; from trainer.run import Run; run = Run(sys.argv[1])\n"
+        "with run.lock():\n    run.write_status('training'); print('up', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(run.path)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline().strip() == b"up"
+        assert run.status.state == "training"
+    finally:
+        process.kill()
+    # Not waited for on purpose: an unreaped child still answers to its pid, and the lock must not care.
+    deadline = time.time() + 10
+    while run.is_locked() and time.time() < deadline:
+        time.sleep(0.05)
+    assert run.status.state == "interrupted"
+    process.wait()
+
+
+def test_a_second_trainer_is_refused(run):
+    with run.lock(), pytest.raises(UserError, match="already being worked on"), run.lock():
+        pass
+
+
+def test_a_request_is_taken_once(run):
+    assert not run.take_request("stop")
+    run.request("stop")
+    assert run.take_request("stop")
+    assert not run.take_request("stop")
+
+
+def test_metrics_survive_a_line_cut_in_two_and_steps_done_twice(run):
+    for step, loss in ((1, 0.5), (2, 0.4), (2, 0.3)):
+        run.append_metrics({"step": step, "loss": loss})
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert run.metrics() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.3}]
+
+
+def test_a_broken_status_is_a_failed_run_not_a_crash(run):
+    (run.path / "status.json").write_text("{")
+    assert run.status.state == "failed"
+
+
+def test_an_unknown_run_names_the_nearest(run):
+    with pytest.raises(UserError, match=run.name):
+        Run.open(run.name[:-1] + "z", run.path.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [("moss cat", "moss-cat"), ("a/b\\c:d", "a-b-c-d"), ("<lora:x:1>", "lora-x-1"), ("..", "lora"), ("CON", "CON-lora"), ("苔", "苔")],
+)
+def test_names_become_safe_file_names(name, safe):
+    assert slug(name) == safe
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = files.write_text(tmp_path / "a.txt", "old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        files.write_with(path, fail)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_status_is_json_that_others_can_read(run):
+    assert json.loads((run.path / "status.json").read_text())["state"] == "queued"
