@@ -158,13 +158,21 @@ class Adapter:
         of another shape. When rendering, a file of other ranks or modules takes the place of this one.
         """
         if self.trainable:
-            self._check(tensors)
-            return self._fill(tensors)
+            return self.load_exact(tensors)
         sites = _sites_of(self.model, tensors)
         if sites != self._sites:
             self.detach()
             self._inject(sites)
         return self._fill(tensors)
+
+    def exact(self) -> dict[str, Tensor]:
+        """All weights in float32, for the state that a resumed run goes on from."""
+        return self.tensors()
+
+    def load_exact(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `exact` gave. Raises UserError when the keys or shapes differ."""
+        self._check(tensors)
+        self._fill(tensors)
 
     def _check(self, tensors: dict[str, Tensor]) -> None:
         ours = self.tensors()

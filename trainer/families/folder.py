@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +101,10 @@ def load_part(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module
     """One module from its own folder. Raises UserError when weights are missing or do not fit the config."""
     weights = [entry.name for entry in path.glob("*.safetensors")]
     variant = "fp16" if weights and all(".fp16" in name for name in weights) else None
+    options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     try:
-        return cls.from_pretrained(path, torch_dtype=dtype, variant=variant, use_safetensors=True, local_files_only=True)
+        with _quietly():
+            return cls.from_pretrained(path, **options)
     except Exception as error:  # diffusers, transformers and safetensors raise a dozen kinds for a broken folder
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path} cannot be loaded ({reason}): download this part of the model again.") from error
@@ -113,4 +117,18 @@ def load_tokenizer(path: Path) -> Any:
     try:
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # as above
-        raise UserError(f"{path} holds no usable CLIP tokenizer ({type(error).__name__}): download it again.") from error
+        raise UserError(f"{path} holds no usable CLIP tokenizer ({type(error).__name__}): get it again.") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bar for each part: loading takes seconds, and the run prints its own."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -1,1 +1,228 @@
-"""placeholder"""
+"""Base models in one file: the original SD 1.5 and SDXL layouts, of any size that follows them.
+
+The architecture is read off the tensors' shapes, modules are built without memory of their own, and each
+tensor goes straight from the file into its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import UserError
+from trainer.families import folder, layout, schedule, shapes, vaes
+from trainer.families.base import BaseModel, Family
+from trainer.families.checkpoint_file import Checkpoint, open_checkpoint
+from trainer.families.sources import INSTEAD, Source
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+Reader = Callable[[str], "Tensor"]  # name of one of our modules' tensors -> the tensor
+
+UNET = shapes.UNET
+VAE = "first_stage_model."
+CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
+OPEN_CLIP = "conditioner.embedders.1.model."
+
+
+def detect(path: Path) -> str:
+    """Name of the family of a single file. Raises UserError when it is something else, saying what."""
+    return _detect(open_checkpoint(path))
+
+
+def _detect(file: Checkpoint) -> str:
+    other = shapes.stranger(file.shapes)
+    if other:
+        raise UserError(f"{file.path} seems to be {other}. Please {INSTEAD}.")
+    return "sdxl" if any(key.startswith(OPEN_CLIP) for key in file.shapes) else "sd15"
+
+
+def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
+    """Load a checkpoint in the original layout, with its tokenizers from where `tokenizer_folder` finds them."""
+    file = open_checkpoint(source.path)
+    tokenizers = [
+        load_tokenizer(source.path, part.replace("text_encoder", "tokenizer")) for part in family.text_components
+    ]
+    noise = schedule.from_config(
+        {
+            "prediction_type": "v_prediction" if "v_pred" in file.shapes else "epsilon",
+            "rescale_betas_zero_snr": "ztsnr" in file.shapes,
+        }
+    )
+    encoders = [_clip_l(family, file, tokenizers[0], dtype)]
+    if family.name == "sdxl":
+        encoders.append(_open_clip(file, tokenizers[1], dtype))
+    return BaseModel(
+        family=family,
+        name=source.name,
+        path=str(source.path),
+        unet=_unet(family, file, dtype),
+        vae=vaes.load(family, Path(vae).expanduser(), dtype) if vae else _vae(family, file, dtype),
+        text_encoders=encoders,
+        tokenizers=tokenizers,
+        alphas_cumprod=noise.alphas_cumprod,
+        prediction_type=noise.prediction_type,
+        vae_path=str(Path(vae).expanduser()) if vae else "",
+    )
+
+
+# ── one part each ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _unet(family: Family, file: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    from diffusers import UNet2DConditionModel
+
+    found = _below(file, UNET)
+    if family.name == "sdxl":
+        found[shapes.POOLED] = file.shapes[f"{OPEN_CLIP}text_projection"]
+    config = shapes.unet_config(found, family)
+    unet = _empty(lambda: UNet2DConditionModel(**config))
+    blocks = layout.Blocks.of(unet)
+    return _fill(unet, lambda path: file.read(UNET + layout.unet_name(path, blocks)), dtype, file)
+
+
+def _vae(family: Family, file: Checkpoint, dtype: torch.dtype) -> nn.Module:
+    if not _has(file, VAE):
+        raise UserError(f"{file.path} has no VAE in it: set model.vae to a VAE file or folder for {family.title}.")
+    return _build_vae(family, file, VAE, vaes.precision(family, dtype))
+
+
+def load_vae(family: Family, path: Path, dtype: torch.dtype) -> nn.Module:
+    """A VAE from a file of its own: the original naming, with or without prefix, or diffusers' naming."""
+    file = open_checkpoint(path)
+    prefix = VAE if _has(file, VAE) else ""
+    if f"{prefix}decoder.conv_in.weight" not in file.shapes:
+        raise UserError(f"{path} is not a VAE for {family.title}: model.vae wants an SD 1.5 or SDXL VAE.")
+    return _build_vae(family, file, prefix, dtype)
+
+
+def _build_vae(family: Family, file: Checkpoint, prefix: str, dtype: torch.dtype) -> nn.Module:
+    from diffusers import AutoencoderKL
+
+    found = _below(file, prefix)
+    as_diffusers = any(key.startswith("encoder.down_blocks.") for key in found)
+    config = shapes.vae_config(found, family)
+    vae = _empty(lambda: AutoencoderKL(**config))
+    levels = len(config["block_out_channels"])
+    name = (lambda path: path) if as_diffusers else (lambda path: layout.vae_name(path, levels))
+    return _fill(vae, lambda path: file.read(prefix + name(path)), dtype, file)
+
+
+def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPTextModel
+
+    prefix = CLIP_L[family.name]
+    # Some merged checkpoints have lost the "text_model." in between.
+    prefix += "text_model." if _has(file, prefix + "text_model.") else ""
+    config = shapes.clip_config(_below(file, prefix), tokenizer)
+    encoder = _empty(lambda: CLIPTextModel(config))
+    return _fill(encoder, lambda path: file.read(prefix + path.removeprefix("text_model.")), dtype, file)
+
+
+def _open_clip(file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPTextModelWithProjection
+
+    config = shapes.open_clip_config(_below(file, OPEN_CLIP), tokenizer)
+    encoder = _empty(lambda: CLIPTextModelWithProjection(config))
+
+    def read(path: str) -> Tensor:
+        name, third = layout.open_clip_name(path)
+        tensor = file.read(OPEN_CLIP + name)
+        if name == "text_projection":
+            return tensor.T
+        return tensor if third is None else tensor.chunk(3)[third]
+
+    return _fill(encoder, read, dtype, file)
+
+
+# ── building ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _has(file: Checkpoint, prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in file.shapes)
+
+
+def _below(file: Checkpoint, prefix: str) -> shapes.Shapes:
+    """Names (without the prefix) and shapes of what stands under `prefix`."""
+    return {key.removeprefix(prefix): shape for key, shape in file.shapes.items() if key.startswith(prefix)}
+
+
+def _empty(build: Callable[[], nn.Module]) -> nn.Module:
+    """A module whose weights take no memory yet; buffers that no file holds are real."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return build()
+
+
+def _fill(module: nn.Module, read: Reader, dtype: torch.dtype, file: Checkpoint) -> nn.Module:
+    """Give every weight of `module` its tensor. Raises UserError naming the first that is missing or misshapen."""
+    import torch
+
+    state = {}
+    for path, weight in module.state_dict().items():
+        try:
+            tensor = read(path)
+        except KeyError as error:
+            raise UserError(f"{file.path} lacks the tensor {error}: it is damaged or of an unknown layout.") from None
+        # 1×1 convolutions and linears are written either way.
+        if [size for size in tensor.shape if size > 1] != [size for size in weight.shape if size > 1]:
+            raise UserError(
+                f"{file.path}: {path} is {list(tensor.shape)} where {list(weight.shape)} belongs: the file is damaged "
+                "or of an unknown layout."
+            )
+        state[path] = tensor.reshape(weight.shape).to(dtype, memory_format=torch.contiguous_format)
+    module.load_state_dict(state, assign=True)
+    return module
+
+
+# ── tokenizers ──────────────────────────────────────────────────────────────────────────────────────────
+
+HUB_TOKENIZER = "openai/clip-vit-large-patch14"
+VARIABLE = "LORA_STUDIO_TOKENIZER"
+
+
+def load_tokenizer(checkpoint: Path, part: str) -> Any:
+    """The tokenizer of a checkpoint, which has none in it; `part` is tokenizer or tokenizer_2.
+
+    Both of SDXL's encoders share CLIP's vocabulary; the second was trained with 0 ("!") as padding.
+    """
+    tokenizer = folder.load_tokenizer(tokenizer_folder(checkpoint, part))
+    if part == "tokenizer_2":
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+    return tokenizer
+
+
+def tokenizer_folder(checkpoint: Path, part: str) -> Path:
+    """Where CLIP's tokenizer is: in a folder tokenizer_2 or tokenizer beside the checkpoint, in the folder that
+    LORA_STUDIO_TOKENIZER names, or on the Hugging Face hub or in its cache. Raises UserError naming these."""
+    beside, named = checkpoint.resolve().parent, os.environ.get(VARIABLE, "")
+    places = [beside / part, beside / "tokenizer"]
+    if named:
+        places += [Path(named).expanduser() / part, Path(named).expanduser() / "tokenizer", Path(named).expanduser()]
+    for place in places:
+        if (place / "vocab.json").is_file() or (place / "tokenizer.json").is_file():
+            return place
+    downloaded = _hub_tokenizer()
+    if downloaded is None:
+        raise UserError(
+            f"{checkpoint} needs CLIP's tokenizer, which is neither in {beside / 'tokenizer'}, nor in the folder named "
+            f"by {VARIABLE} ({named or 'not set'}), nor in the Hugging Face cache, and the hub cannot be reached: "
+            f"copy vocab.json and merges.txt of {HUB_TOKENIZER} into {beside / 'tokenizer'}."
+        )
+    return downloaded
+
+
+def _hub_tokenizer() -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    wanted = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
+    try:
+        found = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=wanted))
+    except Exception:  # no network, nothing in the cache, a proxy's web page: all the same here
+        return None
+    return found if (found / "vocab.json").is_file() else None

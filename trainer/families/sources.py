@@ -74,7 +74,7 @@ def _download(hub_id: str) -> Path:
             "then run `hf auth login`."
         ) from None
     except errors.RepositoryNotFoundError:
-        raise UserError(f"There is neither a file or folder {hub_id} nor a hub repository of that name: {INSTEAD}.") from None
+        raise UserError(f"There is no file, folder or hub repository called {hub_id}: {INSTEAD}.") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
         raise UserError(
             f"{hub_id} is neither a file or folder here nor in the Hugging Face cache, and the hub cannot be "

@@ -152,3 +152,53 @@ def inputs(model, batch: int = 2, seed: int = 0):
     conditioning = model.family.encode_captions(model, [f"a cat {i}" for i in range(batch)])
     sizes = torch.tensor([[64.0, 64, 0, 0, 64, 64]]).expand(batch, 6)
     return noisy, timesteps, conditioning, sizes
+
+
+def original_state(model) -> dict[str, torch.Tensor]:
+    """All weights of a BaseModel under the names of the original SD 1.5 or SDXL layout.
+
+    The names come from `layout`; what proves them right is that diffusers' own converters turn them back.
+    """
+    from trainer.families import layout
+
+    state = {}
+    blocks = layout.Blocks.of(model.unet)
+    for path, weight in model.unet.state_dict().items():
+        state["model.diffusion_model." + layout.unet_name(path, blocks)] = weight
+    for path, weight in model.vae.state_dict().items():
+        square = ".mid_block.attentions." in path and path.endswith(".weight") and weight.ndim == 2
+        state["first_stage_model." + layout.vae_name(path, 4)] = weight[:, :, None, None] if square else weight
+    prefix = "cond_stage_model." if model.family.name == "sd15" else "conditioner.embedders.0."
+    for path, weight in model.text_encoders[0].state_dict().items():
+        state[f"{prefix}transformer.text_model.{path.removeprefix('text_model.')}"] = weight
+    if model.family.name == "sdxl":
+        state |= {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(model.text_encoders[1]).items()}
+    return {key: weight.clone().contiguous() for key, weight in state.items()}
+
+
+def _open_clip(encoder) -> dict[str, torch.Tensor]:
+    """bigG in OpenCLIP's names, written out by hand."""
+    ours = {path.removeprefix("text_model."): weight for path, weight in encoder.state_dict().items()}
+    state = {
+        "token_embedding.weight": ours["embeddings.token_embedding.weight"],
+        "positional_embedding": ours["embeddings.position_embedding.weight"],
+        "ln_final.weight": ours["final_layer_norm.weight"],
+        "ln_final.bias": ours["final_layer_norm.bias"],
+        "text_projection": ours["text_projection.weight"].T,
+        "logit_scale": torch.tensor(4.6),
+    }
+    names = {
+        "layer_norm1": "ln_1",
+        "layer_norm2": "ln_2",
+        "self_attn.out_proj": "attn.out_proj",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+    }
+    for layer in range(encoder.config.num_hidden_layers):
+        block, source = f"transformer.resblocks.{layer}", f"encoder.layers.{layer}"
+        for kind in ("weight", "bias"):
+            parts = [ours[f"{source}.self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            state[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
+            for name, other in names.items():
+                state[f"{block}.{other}.{kind}"] = ours[f"{source}.{name}.{kind}"]
+    return state
