@@ -76,8 +76,8 @@ def make_buckets(
     if not low <= square <= high:
         raise UserError(
             f"Bucket sides from {low} to {high} (multiples of {step}) leave out {square}×{square}, the "
-            f"square at resolution {resolution}: set the smallest side to at most {square} and the largest to "
-            f"at least that."
+            f"square at resolution {resolution}: set the smallest side to {square} or less and the "
+            f"largest to {square} or more."
         )
     buckets = {(square, square)}
     for width in range(low, high + 1, step):

@@ -6,8 +6,9 @@ an error.
 
 import hashlib
 import os
+import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer.dataset import colour
 from trainer.dataset.ahead import ahead
+from trainer.dataset.buckets import Placement
 from trainer.dataset.names import listed, natural, shown
 from trainer.errors import UserError
 
@@ -75,12 +77,17 @@ def find(folder: Path) -> list[Path]:
     Hidden files and folders are left out; that is where our own journal, masks and originals live.
     Raises UserError when the folder is missing or no folder.
     """
-    return [path for path in _files(folder) if path.suffix.lower() in ENDINGS]
+    return files(folder, ENDINGS)
 
 
 def foreign(folder: Path) -> list[Path]:
     """Pictures and videos under `folder` in formats that cannot be read, for a warning that names them."""
-    return [path for path in _files(folder) if path.suffix.lower() in FOREIGN_ENDINGS]
+    return files(folder, FOREIGN_ENDINGS)
+
+
+def files(folder: Path, endings: Container[str]) -> list[Path]:
+    """Like `find`, for files with these endings (lower case, with the dot)."""
+    return [path for path in _files(folder) if path.suffix.lower() in endings]
 
 
 def scan(folder: Path, *, known: Mapping[Path, Picture] | None = None) -> list[Picture]:
@@ -131,6 +138,13 @@ def open_rgb(path: Path, *, notes: list[str] | None = None) -> Image.Image:
         raise UserError(f"{shown(path)} cannot be opened: {error.strerror or error}.") from error
 
 
+def fit(image: Image.Image, placement: Placement) -> Image.Image:
+    """The picture as it is trained: resized (Lanczos) and cropped to `placement.bucket`."""
+    if image.size != placement.size:
+        raise ValueError(f"placement is for {placement.size} pixels and the picture has {image.size}")
+    return image.resize(placement.scaled, Image.Resampling.LANCZOS).crop(placement.crop)
+
+
 class _Unusable(Exception):
     """Why a file is no picture for us; reads after the file's name."""
 
@@ -172,6 +186,8 @@ def _nothing_found(folder: Path) -> str:
 def _examine(path: Path, known: Mapping[Path, Picture]) -> Picture | Broken:
     try:
         status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for ever
+            return Broken(path, "is no ordinary file")
         before = known.get(path)
         if before and (before.bytes, before.mtime_ns) == (status.st_size, status.st_mtime_ns):
             return before

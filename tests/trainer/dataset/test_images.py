@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from trainer.dataset import images
+from trainer.dataset import buckets, images
 from trainer.errors import UserError
 
 
@@ -294,6 +294,23 @@ def test_known_pictures_are_not_read_again(tmp_path):
     again = images.scan(tmp_path, known=known)
     assert again[0] is known[tmp_path / "a.png"]
     assert again[1].width == 50 and again[1].digest != known[tmp_path / "b.png"].digest
+
+
+def test_pipes_and_dangling_links_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="dangling.png cannot be opened .*pipe.png is no ordinary file"):
+        images.scan(tmp_path)
+
+
+def test_fit_cuts_the_window_that_the_placement_names(tmp_path):
+    picture = Image.new("RGB", (200, 100), "black")
+    picture.paste("red", (50, 0, 150, 100))
+    placement = buckets.place(200, 100, [(64, 64)])
+    fitted = images.fit(picture, placement)
+    assert fitted.size == (64, 64) and close(fitted.crop((2, 2, 62, 62)), [[(255, 0, 0)] * 60] * 60)
+    with pytest.raises(ValueError):
+        images.fit(picture.rotate(90, expand=True), placement)
 
 
 def test_foreign_pictures_can_be_pointed_out(tmp_path):

@@ -1,0 +1,106 @@
+"""The check finds what is wrong, says what to do, and its score moves the right way."""
+
+import pytest
+from PIL import Image
+
+from trainer.dataset import health
+from trainer.errors import UserError
+
+
+def draw(path, size=(512, 512), colour=0):
+    Image.new("RGB", size, (colour, 0, 0)).save(path)
+    return path
+
+
+@pytest.fixture
+def good(tmp_path):
+    for number in range(8):
+        draw(tmp_path / f"{number}.png", colour=number)
+        (tmp_path / f"{number}.txt").write_text("moss, hat")
+    return tmp_path
+
+
+def kinds(report, name):
+    return {finding.kind for finding in report.findings if finding.file and finding.file.name == name}
+
+
+def test_a_good_folder_has_nothing_to_say(good):
+    report = health.check(good, trigger="moss")
+    assert (report.score, report.reasons, report.findings, report.ready) == (100, [], [], True)
+
+
+def test_each_kind_is_found(good):
+    (good / "0.txt").unlink()
+    (good / "1.txt").write_text(" ")
+    (good / "2.txt").write_text("a hat")
+    (good / "3.txt").write_bytes(b"caf\xe9")
+    (good / "4.txt").write_bytes("moss".encode("utf-16"))
+    draw(good / "4.jpg", colour=44)
+    draw(good / "copy.png", colour=5)
+    draw(good / "tiny.png", (200, 200))
+    draw(good / "long.png", (3000, 300), colour=9)
+    (good / "broken.png").write_bytes(b"")
+    (good / "phone.HEIC").write_bytes(b"x")
+    (good / "lost.txt").write_text("x")
+    frames = [Image.new("RGB", (512, 512), colour) for colour in ("red", "blue")]
+    frames[0].save(good / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (512, 512)).save(good / "clear.png")
+    report = health.check(good, trigger="moss")
+    expected = {
+        "0.png": {"no caption"},
+        "1.png": {"empty caption"},
+        "2.png": {"trigger missing"},
+        "3.png": {"caption unreadable"},
+        "4.png": {"caption shared"},
+        "copy.png": {"no caption", "duplicate"},
+        "tiny.png": {"no caption", "small"},
+        "long.png": {"no caption", "cropped"},
+        "broken.png": {"broken"},
+        "phone.HEIC": {"foreign"},
+        "lost.txt": {"orphan"},
+        "moving.gif": {"no caption", "animated"},
+        "clear.png": {"no caption", "alpha"},
+    }
+    for name, wanted in expected.items():
+        assert kinds(report, name) == wanted, name
+    assert "encodings" in {finding.kind for finding in report.findings}
+    assert not report.ready and report.score < 60
+    assert [finding.severity for finding in report.findings] == sorted(
+        (finding.severity for finding in report.findings), key=["error", "warning", "hint"].index
+    )
+    assert all(finding.kind in health.KINDS for finding in report.findings)
+    assert "−16: no caption (6 of 15 pictures)" in report.reasons
+    assert all("\n" not in str(finding) and ".." not in str(finding) for finding in report.findings)
+
+
+@pytest.mark.parametrize("text", ["Moss, hat", "a photo of moss.", "hat, moss", "moss"])
+def test_the_trigger_may_stand_in_a_sentence(good, text):
+    (good / "0.txt").write_text(text)
+    assert health.check(good, trigger="moss").score == 100
+
+
+@pytest.mark.parametrize("text", ["mossy ground", "a hat"])
+def test_part_of_a_word_is_no_trigger(good, text):
+    (good / "0.txt").write_text(text)
+    assert kinds(health.check(good, trigger="moss"), "0.png") == {"trigger missing"}
+
+
+def test_more_trouble_never_scores_better(good):
+    scores = [health.check(good).score]
+    for number in range(8):
+        (good / f"{number}.txt").unlink()
+        scores.append(health.check(good).score)
+    assert scores == sorted(scores, reverse=True) and scores[-1] == 60
+
+
+def test_few_pictures_are_a_hint(tmp_path):
+    draw(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("x")
+    report = health.check(tmp_path)
+    assert [finding.kind for finding in report.findings] == ["few"] and report.ready
+    assert report.reasons == ["−10: few (1 of 1 picture)"]
+
+
+def test_no_folder_is_an_error(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        health.check(tmp_path / "nowhere")
