@@ -95,9 +95,12 @@ class Renderer:
         device, model_sigmas = self.model.device, samplers.model_sigmas(self.model.alphas_cumprod)
         plan = samplers.plan(first.sampler, None, model_sigmas, first.steps, sdxl=self.model.family.name == "sdxl")
         shape = (4, first.height // 8, first.width // 8)
-        source = noise.NoiseSource([cell.seed for cell in cells], shape, NOISE_SOURCE)
-        start = plan.start(source.initial().to(device))
-        latents = plan.run(Guided(self, cells, plan, model_sigmas), start, source.for_plan(plan, device))
+        seeds = [cell.seed for cell in cells]
+        stream = noise.NoiseSource(shape, seeds, NOISE_SOURCE, device=device)
+        start = plan.start(stream.initial().to(device))
+        if plan.sampler.noise == "brownian":
+            stream = noise.BrownianNoise(shape, seeds, plan.tree, NOISE_SOURCE, device=device)
+        latents = plan.run(Guided(self, cells, plan, model_sigmas), start, stream)
         # One by one: a picture's pixels must not depend on who else is in the batch, and memory stays low.
         return [_picture(self.model.family.decode(self.model, row[None])[0]) for row in latents]
 

@@ -90,7 +90,14 @@ def test_an_unknown_run_names_the_nearest(run):
 
 @pytest.mark.parametrize(
     ("name", "safe"),
-    [("moss cat", "moss-cat"), ("a/b\\c:d", "a-b-c-d"), ("<lora:x:1>", "lora-x-1"), ("..", "lora"), ("CON", "CON-lora"), ("苔", "苔")],
+    [
+        ("moss cat", "moss-cat"),
+        ("a/b\\c:d", "a-b-c-d"),
+        ("<lora:x:1>", "lora-x-1"),
+        ("..", "lora"),
+        ("CON", "CON-lora"),
+        ("苔", "苔"),
+    ],
 )
 def test_names_become_safe_file_names(name, safe):
     assert slug(name) == safe

@@ -1,0 +1,106 @@
+"""A run that was killed at any moment and resumed ends with the same tensor bytes as one that was not."""
+
+import os
+import signal
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+import trainees
+from trainer.run import Run
+
+
+def tensors_of(run: Run) -> dict[int, dict[str, bytes]]:
+    return {
+        epoch.number: {key: value.numpy().tobytes() for key, value in load_file(epoch.path).items()}
+        for epoch in run.epochs()
+    }
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, folders):
+    """The reference of each family, trained without a break: its tensors and its losses."""
+    made = {}
+
+    def of(family: str) -> Run:
+        if family not in made:
+            root = tmp_path_factory.mktemp(f"whole-{family}")
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(root)
+                made[family] = trainees.make_run(root, folders[family])
+                assert trainees.train_in_process(made[family]) == 0
+        return made[family]
+
+    return of
+
+
+# What the process was about to do when it died. metrics.jsonl is written once a step, one step late.
+MOMENTS = [
+    ("open", "pictures", 3),  # while it reads the pictures
+    ("os.rename", "shard-", 1),  # while it writes the cache
+    ("open", "metrics.jsonl", 1),
+    ("open", "metrics.jsonl", 2),
+    ("open", "metrics.jsonl", 5),
+    ("os.rename", "moss-000001.safetensors", 1),  # inside the save of epoch 1
+    ("os.rename", "state.pt", 1),  # epoch 1 is saved, its state is not
+    ("os.rename", "status.json", 8),
+    ("os.rename", "moss-000002.safetensors", 1),  # inside the save of the last epoch
+    ("os.rename", "state.pt", 2),  # all epochs are saved, nobody has said so
+]
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: f"{moment[0]}-{moment[1]}-{moment[2]}")
+def test_killed_and_resumed_gives_the_same_bytes(moment, tmp_path, folders, uninterrupted, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    family = "sdxl" if moment[2] == 2 else "sd15"
+    run = trainees.make_run(tmp_path, folders[family])
+    assert trainees.train_in_process(run, kill=moment) == -signal.SIGKILL
+    assert run.status.state == "interrupted"
+    assert trainees.train_in_process(run) == 0
+    assert run.status.state == "finished"
+    assert tensors_of(run) == tensors_of(uninterrupted(family))
+    wanted = {entry["step"]: entry["loss"] for entry in uninterrupted(family).metrics()}
+    assert {entry["step"]: entry["loss"] for entry in run.metrics()} == wanted
+
+
+def test_killed_again_and_again(tmp_path, folders, uninterrupted, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = trainees.make_run(tmp_path, folders["sd15"])
+    for moment in (("open", "metrics.jsonl", 2), ("os.rename", "state.pt", 1), ("open", "metrics.jsonl", 3)):
+        assert trainees.train_in_process(run, kill=moment) == -signal.SIGKILL
+    assert trainees.train_in_process(run) == 0
+    assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
+
+
+@pytest.mark.parametrize("how", ["file", signal.SIGINT, signal.SIGTERM])
+def test_stop_saves_at_the_next_step_and_resume_goes_on(how, tmp_path, folders, uninterrupted, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = trainees.make_run(tmp_path, folders["sd15"])
+    process = trainees._context.Process(target=trainees._train, args=(str(run.path.resolve()), None, os.getcwd()))
+    process.start()
+    deadline = time.time() + 120
+    while not (run.path / "metrics.jsonl").exists() and time.time() < deadline:
+        time.sleep(0.002)
+    run.request("stop") if how == "file" else os.kill(process.pid, how)
+    process.join(120)
+    assert process.exitcode == 0
+    if run.status.state == "stopped":  # a fast machine may have been done before it was told
+        assert (run.path / "state" / "state.pt").exists()
+        assert trainees.train_in_process(run) == 0
+    assert run.status.state == "finished"
+    assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
+
+
+def test_a_cached_picture_that_changed_is_encoded_again(tmp_path, folders, uninterrupted, monkeypatch):
+    """The cache is keyed by content: the same name with other pixels must not meet the old latents."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    first = trainees.make_run(tmp_path, folders["sd15"], loop__epochs=1)
+    assert trainees.train_in_process(first) == 0
+    changed = trainees.make_run(tmp_path, folders["sd15"], loop__epochs=1)
+    path = tmp_path / "pictures" / "00.png"
+    Image.new("RGB", (96, 96), "white").save(path)
+    assert trainees.train_in_process(changed) == 0
+    assert tensors_of(changed)[1] != tensors_of(first)[1]

@@ -1,0 +1,99 @@
+"""Small real runs for tests: drawn pictures, a tiny base, and training in a process that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from trainer import presets
+from trainer.run import Run
+
+SIZES = [(96, 96), (96, 96), (150, 80), (80, 150), (120, 90)]
+
+
+def draw_pictures(folder: Path, sizes=SIZES, trigger: str = "moss") -> Path:
+    """Coloured discs on coloured ground with captions that say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(0)
+    for number, size in enumerate(sizes):
+        picture = Image.new("RGB", size, tuple(rng.choices(range(256), k=3)))
+        ImageDraw.Draw(picture).ellipse((20, 20, 60, 60), fill=tuple(rng.choices(range(256), k=3)))
+        picture.save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(f"{trigger}, disc, number {number}, plain")
+    return folder
+
+
+def make_run(root: Path, base: Path | str, **changes) -> Run:
+    """A queued run of two epochs in root/runs over pictures in root/pictures."""
+    pictures = draw_pictures(root / "pictures")
+    values = {
+        "name": "moss",
+        "model.base": str(base),
+        "model.precision": "fp32",
+        "data.folder": str(pictures),
+        "data.trigger": "moss",
+        "data.resolution": 64,
+        "data.bucket_step": 32,
+        "data.caption_dropout": 0.1,
+        "adapter.rank": 4,
+        "adapter.alpha": 2,
+        "adapter.save_precision": "fp32",
+        "optimizer.name": "AdamW",
+        "optimizer.learning_rate": 1e-3,
+        "loop.epochs": 2,
+        "loop.batch_size": 2,
+        **{key.replace("__", "."): value for key, value in changes.items()},
+    }
+    return Run.create(presets.layer(values), root / "runs")
+
+
+# ── a trainer that dies on command ──────────────────────────────────────────────────────────────────────
+# The fork server imports everything once; each trainer is then a real process that starts in milliseconds.
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["trainer.loop", "diffusers", "transformers", "peft"])
+
+
+def train_in_process(run: Run, kill: tuple[str, str, int] | None = None) -> int:
+    """Train or resume in another process; returns its exit code, -9 when it was killed.
+
+    `kill` = (audit event, part of a path, n): the process gets SIGKILL at the moment of its n-th such system
+    call, before the call is made. ("os.rename", "epochs", 1) dies inside the save of the first epoch, with the
+    temporary file complete and the epoch not there yet.
+    """
+    process = _context.Process(target=_train, args=(str(run.path.resolve()), kill, os.getcwd()))
+    process.start()
+    process.join(240)
+    assert process.exitcode is not None, "the trainer hangs"
+    return process.exitcode
+
+
+def _train(path: str, kill: tuple[str, str, int] | None, folder: str) -> None:
+    import torch
+
+    from trainer.loop import train
+
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    if kill is not None:
+        _die_at(*kill)
+    train(Run(path))
+
+
+def _die_at(event: str, part: str, times: int) -> None:
+    count = 0
+
+    def watch(name: str, arguments: tuple) -> None:
+        nonlocal count
+        if name == event and any(part in str(argument) for argument in arguments[:2]):
+            count += 1
+            if count == times:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
