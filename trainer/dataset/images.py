@@ -35,6 +35,8 @@ MAX_PIXELS = 178_956_970
 # Between half the limit and the limit Pillow talks of an attack; we have our own limit and say it plainly.
 # (Suppressing it around the call instead is not safe with threads.)
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Decoders grumble about odd tags with file and line of their own source; what matters is in our sentences.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pictures that cameras and editors write and that cannot be read here, so that they can be pointed out.
 FOREIGN_ENDINGS = frozenset(

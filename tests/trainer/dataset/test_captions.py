@@ -11,6 +11,8 @@ from trainer.errors import UserError
 
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"]
 typed = st.text(st.sampled_from("ab, ,\\()_|\nÄ猫"), max_size=40)
+# Where an opened `\\(` cannot swallow the commas that a test counts on.
+plain = st.text(st.sampled_from("ab, ,_|\nÄ猫"), max_size=40)
 
 
 def encoded(text: str, encoding: str) -> bytes:
@@ -86,7 +88,8 @@ def test_commas_between_escaped_parentheses_stay():
 def test_split_and_join_lose_no_tag(caption):
     tags = captions.split(caption)
     assert captions.split(captions.join(tags)) == tags
-    assert "".join("".join(tags).split()) == "".join(caption.replace(",", "").split()) or "\\(" in caption
+    letters = "".join(captions.join(tags).replace(",", "").split())
+    assert letters == "".join(caption.replace(",", "").split())
 
 
 @given(typed)
@@ -123,12 +126,12 @@ def test_the_trigger_alone_and_none():
     assert captions.with_trigger("moss,a", "moss") == "moss,a"
 
 
-@given(typed, st.lists(st.sampled_from(["a", "B_b", r"c \(d, e\)", "猫"])))
+@given(plain, st.lists(st.sampled_from(["a", "B_b", r"c \(d, e\)", "猫"])))
 def test_merge_keeps_the_old_text_and_adds_what_is_missing(old, new):
     out = captions.merge(old, new)
     assert out.startswith(old.rstrip(", \t\n"))
-    assert {captions.same(t) for t in captions.split(out)} >= {captions.same(t) for t in new} or "\\(" in old
-    assert captions.merge(out, new) == out or "\\(" in old
+    assert {captions.same(t) for t in captions.split(out)} >= {captions.same(t) for t in new}
+    assert captions.merge(out, new) == out
 
 
 def test_add_remove_replace():

@@ -44,7 +44,7 @@ def crash_after(monkeypatch, writes: int):
     monkeypatch.setattr(journal, "_write", stop)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25)
 @given(start=st.dictionaries(st.sampled_from(NAMES), contents), steps=steps)
 def test_any_edits_undone_give_the_same_bytes_and_redone_too(tmp_path_factory, start, steps):
     folder = tmp_path_factory.mktemp("set")
@@ -64,7 +64,7 @@ def test_any_edits_undone_give_the_same_bytes_and_redone_too(tmp_path_factory, s
     assert Journal(folder).redo() == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_mix_of_edit_undo_and_redo_follows_a_plain_stack(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("set")
