@@ -23,8 +23,8 @@ AFTER = "Text after"
 ORDER = (
     "Steps", "Sampler", "Schedule type", "CFG scale", "Image CFG scale", "Seed", "Face restoration", "Size",
     "Model hash", "Model", "FP8 weight", "Cache FP16 weight for LoRA", "VAE hash", "VAE", "Variation seed",
-    "Variation seed strength", "Seed resize from", "Denoising strength", "Conditional mask weight", "Clip skip",
-    "ENSD", "Token merging ratio", "Token merging ratio hr", "Init image hash", "RNG", "Tiling",
+    "Variation seed strength", "Seed resize from", "Denoising strength", "Conditional mask weight",
+    "Clip skip", "ENSD", "Token merging ratio", "Token merging ratio hr", "Init image hash", "RNG", "Tiling",
 )  # fmt: skip
 EXTRAS = (
     "Hires upscale", "Hires resize", "Hires steps", "Hires upscaler", "Hires sampler", "Hires schedule type",
@@ -65,7 +65,7 @@ def write(info: Infotext) -> str:
     """
     for key in info.settings:
         if not _KEY.fullmatch(key):
-            raise UserError(f"The setting name {key!r} cannot stand in an infotext: use letters and spaces only.")
+            raise UserError(f"The setting name {key!r} cannot stand in an infotext: use letters and spaces.")
     text = _plain(info)
     if parse(text) == info:
         return text
@@ -278,7 +278,7 @@ def read_image(image) -> tuple[str, Infotext] | None:
 
 
 def _texts(image) -> Iterator[tuple[str, str]]:
-    """Every text that a picture carries, by the name of its chunk; A1111's is called `parameters` everywhere."""
+    """Every text that a picture carries, by the name of its chunk; A1111's is `parameters` everywhere."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(image, Image.Image):
@@ -288,7 +288,7 @@ def _texts(image) -> Iterator[tuple[str, str]]:
         with Image.open(image) as opened:
             yield from _image_texts(opened)
     except UnidentifiedImageError:
-        raise UserError(f"{image} is not a picture that can be read: give a PNG, JPEG, WebP, AVIF or GIF.") from None
+        raise UserError(f"{image} is not a picture: give a PNG, JPEG, WebP, AVIF or GIF.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{image} cannot be read as a picture: {error}.") from error
 
@@ -326,7 +326,7 @@ def user_comment(value: bytes) -> str:
 
 
 def exif_bytes(info: Infotext) -> bytes:
-    """EXIF with the infotext as UserComment, for JPEG, WebP and AVIF: `image.save(path, exif=exif_bytes(info))`."""
+    """EXIF with the infotext as UserComment, for JPEG, WebP and AVIF: `image.save(path, exif=…)`."""
     from PIL import Image
 
     exif = Image.Exif()

@@ -1,7 +1,7 @@
 """Noise as the tools draw it: one generator per picture, so that a batch never changes a picture.
 
-Sources, by A1111's names: "CPU" is torch's CPU generator, "NV" is Philox as an NVIDIA card draws it, computed on
-any machine, and "GPU" is the card's own generator, or NV on a machine without one.
+Sources, by A1111's names: "CPU" is torch's CPU generator, "NV" is Philox as an NVIDIA card draws it, computed
+on any machine, and "GPU" is the card's own generator, or NV on a machine without one.
 """
 
 import math
@@ -40,9 +40,8 @@ def philox4x32(counter: numpy.ndarray, key: tuple[int, int], rounds: int = 10) -
 class Philox:
     """torch's CUDA generator for normal numbers: element i is the i-th subsequence, a call the next offset.
 
-    A card does this for tensors of up to its number of threads (270,336 on an H100 or H200), which holds for the
-    latents of SD 1.5 and SDXL; for larger ones a card also uses the other numbers of a subsequence, and A1111's
-    "NV" does not, nor does this.
+    A card does this for tensors of at most as many numbers as it runs threads, which holds for usual latents;
+    beyond that it also uses the other numbers of a subsequence. A1111's "NV" never does, and neither does this.
     """
 
     def __init__(self, seed: int):
@@ -99,9 +98,9 @@ def initial_noise(shape: Sequence[int], seed: int, source: str = "GPU", device=N
 class NoiseSource:
     """The noise of a batch, one stream for every seed: `initial()` first, then `next()` at every draw.
 
-    `ensd` is A1111's eta noise seed delta: what is drawn after the initial noise comes from seed + ensd, for the
-    samplers with `uses_ensd` alone. `variation` = (seeds, strength) mixes the initial noise with that of other
-    seeds (A1111's variation seed). Calling the object is `next()`, with the σ that samplers pass ignored.
+    `ensd` is A1111's eta noise seed delta: what is drawn after the initial noise comes from seed + ensd.
+    `variation` = (seeds, strength) mixes the initial noise with that of other seeds (A1111's variation seed).
+    Calling the object is `next()`, with the σ that samplers pass ignored.
     """
 
     def __init__(
@@ -154,11 +153,18 @@ class BrownianNoise:
     """Noise for the SDE samplers: increments of a Brownian path over σ, one path for every seed.
 
     The value for (σ, σ_next) depends on the seed and the two times alone, never on the steps around it or the
-    batch. `sigmas` gives the ends of the path: the smallest σ above zero and the largest of the whole schedule
+    batch. `sigmas` gives the ends of the path: the smallest σ above zero and the largest of the schedule
     (`Plan.tree`).
     """
 
-    def __init__(self, shape: Sequence[int], seeds: Sequence[int], sigmas: Sequence[float], source="GPU", device=None):
+    def __init__(
+        self,
+        shape: Sequence[int],
+        seeds: Sequence[int],
+        sigmas: Sequence[float],
+        source: str = "GPU",
+        device=None,
+    ):
         low, high = min(sigma for sigma in sigmas if sigma > 0), max(sigmas)
         self.trees = [_Tree(shape, seed, low, high, source, device) for seed in seeds]
 
@@ -217,7 +223,8 @@ class _Tree:
             state = numpy.random.SeedSequence(entropy=self.seed, spawn_key=(key, depth), pool_size=self.POOL)
             noise = self._draw(int(state.generate_state(4)[0]))
             span = end - start
-            left = whole * ((middle - start) / span) + noise * math.sqrt((middle - start) * (end - middle) / span)
+            spread = math.sqrt((middle - start) * (end - middle) / span)
+            left = whole * ((middle - start) / span) + noise * spread
             while len(self.cache) >= self.CACHE:
                 del self.cache[next(iter(self.cache))]
             self.cache[key, depth] = left

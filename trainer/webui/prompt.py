@@ -44,7 +44,8 @@ class Network:
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise UserError(f"The weight {text!r} in <{':'.join((self.kind, self.name, *self.args))}> is no number.")
+            tag = ":".join((self.kind, self.name, *self.args))
+            raise UserError(f"The weight {text!r} in <{tag}> is no number.")
         return value
 
 
@@ -102,7 +103,8 @@ def parse(
     if not negative:
         text, networks = extract_networks(text)
         parts = split_and(text)
-    return Prompt(networks, tuple(_branch(part, weight, steps, hires_steps, emphasis) for part, weight in parts))
+    branches = [_branch(part, weight, steps, hires_steps, emphasis) for part, weight in parts]
+    return Prompt(networks, tuple(branches))
 
 
 def _branch(text: str, weight: float, steps: int, hires_steps: int | None, emphasis: bool) -> Branch:
@@ -180,8 +182,8 @@ _DEPTH = 60
 def schedule(text: str, steps: int, hires_steps: int | None = None) -> list[tuple[int, str]]:
     """(until step, text) for `[from:to:when]`, `[to:when]`, `[from::when]` and `[a|b]`.
 
-    A number with a dot is a fraction of the steps, an integer a step. In the hires pass fractions run from 1.0
-    to 2.0 and integers are offset by the steps of the first pass.
+    A number with a dot is a fraction of the steps, an integer a step. In the hires pass fractions run from
+    1.0 to 2.0 and integers are offset by the steps of the first pass.
     """
     total = steps if hires_steps is None else hires_steps
     items = _Schedules(text, steps, hires_steps).items()
@@ -489,7 +491,7 @@ class _Chunks:
 
     def _take_embedding(self, name: str, size: int, text: str, weight: float) -> None:
         if size > CHUNK:
-            raise UserError(f"The embedding {name} has {size} vectors; a prompt has room for {CHUNK} in a row.")
+            raise UserError(f"The embedding {name} has {size} vectors; a chunk has room for {CHUNK}.")
         if len(self.open.ids) + size > CHUNK:
             self.close()
         self.open.embeddings.append((len(self.open.ids) + 1, name))

@@ -44,7 +44,8 @@ def _uniform(model, n, low, high, **_):
 
 def _normal(model, n, low, high, **_):
     """Timesteps spread evenly between those of the largest and the smallest σ."""
-    return [sigma_of_t(model, t) for t in _linspace(t_of_sigma(model, high), t_of_sigma(model, low), n)] + [0.0]
+    times = _linspace(t_of_sigma(model, high), t_of_sigma(model, low), n)
+    return [sigma_of_t(model, t) for t in times] + [0.0]
 
 
 def _sgm_uniform(model, n, low, high, **_):
@@ -166,8 +167,8 @@ def sigmas(
     """The falling σ of a schedule by its label, `steps` + 1 of them with the final zero.
 
     `discard_penultimate` computes one step more and leaves out the last σ above zero, as A1111 does for DPM2
-    and DPM++ 3M SDE. `options`: rho (Karras, Polyexponential), sdxl (Align Your Steps), alpha and beta (Beta).
-    Values are rounded to float32, in which the tools hold them.
+    and DPM++ 3M SDE. `options`: rho (Karras, Polyexponential), sdxl (Align Your Steps), alpha and beta
+    (Beta). Values are rounded to float32, in which the tools hold them.
     """
     low = sigma_min or model[0]
     high = sigma_max or model[-1]
