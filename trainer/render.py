@@ -114,11 +114,19 @@ class Renderer:
             made.append(Branch(branch.weight, conditionings, [branch.index_at(call) for call in range(calls)]))
         return made
 
+    def negative(self, cell: Cell, calls: int) -> Branch:
+        branch = self.branches(cell.negative, cell, calls)[0]
+        if cell.negative.strip() or not self.model.family.zeros_empty_negative:
+            return branch
+        said = branch.conditionings[0]
+        zeros = Conditioning(torch.zeros_like(said.hidden), torch.zeros_like(said.pooled))
+        return Branch(branch.weight, [zeros] * len(branch.conditionings), branch.at)
+
     def encode(self, attention: prompt.Attention, clip_skip: int) -> Conditioning:
         """Weighted text in chunks of 75 tokens, as A1111 joins them. One row [1, 77·n, D]."""
         key = (attention, clip_skip)
         if key not in self._texts:
-            self._texts[key] = encode.condition(self.model, attention, clip_skip)
+            self._texts[key] = condition(self.model, attention, clip_skip)
         return self._texts[key]
 
 
@@ -130,7 +138,7 @@ class Guided:
         self.scale = cells[0].cfg_scale
         calls = plan.sampler.model_calls(cells[0].steps)
         self.prompts = [renderer.branches(cell.prompt, cell, calls) for cell in cells]
-        self.negatives = [renderer.branches(cell.negative, cell, calls)[:1] for cell in cells]
+        self.negatives = [renderer.negative(cell, calls) for cell in cells]
         side = (cells[0].height, cells[0].width)
         self.sizes = torch.tensor([[*side, 0, 0, *side]], device=self.model.device)
         self.call = 0
@@ -141,7 +149,7 @@ class Guided:
         positive = ((cell, branch) for cell, said in enumerate(self.prompts) for branch in said)
         rows = [(cell, branch.weight, branch.now(self.call)) for cell, branch in positive]
         if self.scale != 1:
-            rows += [(cell, None, said[0].now(self.call)) for cell, said in enumerate(self.negatives)]
+            rows += [(cell, None, said.now(self.call)) for cell, said in enumerate(self.negatives)]
         self.call += 1
         denoised = self._denoise(x, sigma, rows)
         if self.scale == 1:
@@ -178,6 +186,28 @@ class Guided:
         if model.prediction_type == "epsilon":
             return x - wide * said
         return x / (wide**2 + 1) - said * wide / (wide**2 + 1).sqrt()
+
+
+def condition(model: BaseModel, attention: prompt.Attention, clip_skip: int) -> Conditioning:
+    """Text with weights -> conditioning [1, 77·n, D], each text encoder's states weighted on their own."""
+    first = model.tokenizers[0]
+    chunks = prompt.chunks(
+        attention,
+        lambda text: first(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
+        bos=first.bos_token_id,
+        eos=first.eos_token_id,
+    )
+    tokens = [
+        torch.tensor([[chunk.padded_with(tokenizer.pad_token_id) for chunk in chunks]], device=model.device)
+        for tokenizer in model.tokenizers
+    ]
+    said = model.family.encode(model, tokens, clip_skip)
+    if all(weight == 1 for chunk in chunks for weight in chunk.weights):
+        return said
+    widths = [encoder.config.hidden_size for encoder in model.text_encoders]
+    parts = said.hidden.view(len(chunks), -1, said.hidden.shape[-1]).split(widths, dim=-1)
+    weighted = torch.cat([encode.emphasize(part, chunks) for part in parts], dim=-1)
+    return Conditioning(encode.join(weighted), said.pooled)
 
 
 def _picture(pixels: Tensor):

@@ -134,6 +134,7 @@ class Family(ABC):
     base_model_version: ClassVar[str]  # ss_base_model_version, as sd-scripts writes it
     modelspec_architecture: ClassVar[str]
     vae_scaling_factor: ClassVar[float]
+    zeros_empty_negative: ClassVar[bool] = False  # an empty negative prompt is zeros, not the text encoder's answer
 
     # ── words ───────────────────────────────────────────────────────────────────────────────────────
 

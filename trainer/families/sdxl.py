@@ -24,6 +24,7 @@ class StableDiffusionXL(Family):
     base_model_version = "sdxl_base_v1-0"
     modelspec_architecture = "stable-diffusion-xl-v1-base/lora"
     vae_scaling_factor = 0.13025
+    zeros_empty_negative = True  # as A1111 does and as the model was trained
 
     def encode(self, model: BaseModel, tokens: Sequence[Tensor], clip_skip: int = 1) -> Conditioning:
         """The penultimate layers of both encoders side by side; pooled from the second, first chunk.
