@@ -95,6 +95,15 @@ class BaseModel:
             self._sha256 = hash_path(Path(self.path))
         return self._sha256
 
+    def legacy_hash(self) -> str:
+        """A1111's first name for a model, 8 digits from 64 KiB at 1 MiB; empty for a folder."""
+        path = Path(self.path)
+        if not path.is_file():
+            return ""
+        with open(path, "rb") as file:
+            file.seek(0x100000)
+            return hashlib.sha256(file.read(0x10000)).hexdigest()[:8]
+
     @property
     def short_hash(self) -> str:
         """The first ten digits, as A1111 shows it and writes it into infotext."""

@@ -139,9 +139,7 @@ def pipeline(model):
     if model.family.name == "sdxl":
         second = {"text_encoder_2": model.text_encoders[1], "tokenizer_2": model.tokenizers[1]}
         return StableDiffusionXLPipeline(**parts, **second, add_watermarker=False)
-    return StableDiffusionPipeline(
-        **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    )
+    return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
 def inputs(model, batch: int = 2, seed: int = 0):

@@ -1,0 +1,37 @@
+"""The LoRA file format of kohya's sd-scripts: write it, read it, and say what any LoRA file is.
+
+A LoRA is a safetensors file with three tensors per module, `NAME.lora_down.weight`, `NAME.lora_up.weight` and
+`NAME.alpha`, and metadata whose values are all strings. Looking into a file (`describe`, `read_header`) needs
+no torch.
+"""
+
+from trainer.kohya.file import (
+    Header,
+    LoraFile,
+    Metadata,
+    legacy_hash,
+    model_hash,
+    module_shapes,
+    read,
+    read_header,
+    write,
+)
+from trainer.kohya.info import TOOLS, LoraInfo, describe
+from trainer.kohya.metadata import Facts, training_metadata
+
+__all__ = [
+    "TOOLS",
+    "Facts",
+    "Header",
+    "LoraFile",
+    "LoraInfo",
+    "Metadata",
+    "describe",
+    "legacy_hash",
+    "model_hash",
+    "module_shapes",
+    "read",
+    "read_header",
+    "training_metadata",
+    "write",
+]

@@ -1,0 +1,112 @@
+"""Write and read LoRA files, and look into any safetensors file's header without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.errors import UserError
+from trainer.files import write_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Metadata = dict[str, str]
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA file's content: tensors on the CPU under their stored names and in their stored precision."""
+
+    tensors: dict[str, Tensor]
+    metadata: Metadata
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> Path:
+    """Write a LoRA file whole or not at all, with the two hashes that sd-scripts puts beside its metadata.
+
+    Raises UserError when the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # sd-scripts hashes the file as it is with the ss_ entries alone; only the legacy hash depends on it.
+    plain = save(tensors, {key: value for key, value in metadata.items() if key.startswith("ss_")})
+    hashes = {"sshs_model_hash": model_hash(plain), "sshs_legacy_hash": legacy_hash(plain)}
+    if "modelspec.sai_model_spec" in metadata:
+        hashes["modelspec.hash_sha256"] = "0x" + hashes["sshs_model_hash"]
+    return write_bytes(path, save(tensors, {**metadata, **hashes}))
+
+
+def read(path: Path) -> LoraFile:
+    """Read a LoRA file. Raises UserError when it is missing or broken."""
+    from safetensors import SafetensorError, safe_open
+
+    metadata = read_header(path).metadata
+    try:
+        with safe_open(path, framework="pt") as file:
+            return LoraFile({key: file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}): get the file again.") from None
+
+
+def model_hash(content: bytes) -> str:
+    """`sshs_model_hash`: SHA-256 of everything behind the safetensors header, so of the tensors alone."""
+    (length,) = struct.unpack("<Q", content[:8])
+    return hashlib.sha256(memoryview(content)[8 + length :]).hexdigest()
+
+
+def legacy_hash(content: bytes) -> str:
+    """`sshs_legacy_hash`: the first 8 digits of the SHA-256 of 64 KiB at 1 MiB, A1111's first way to name a model."""
+    return hashlib.sha256(content[0x100000:0x110000]).hexdigest()[:8]
+
+
+# ── headers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands at the front of a safetensors file."""
+
+    shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]  # as the format spells them: F16, BF16, F32 …
+    offsets: dict[str, tuple[int, int]]  # from the start of the file
+    metadata: Metadata
+    start: int  # where the tensors begin
+
+
+def read_header(path: Path) -> Header:
+    """The header of a safetensors file, checked against the file's size. Raises UserError when it is broken."""
+    try:
+        size = Path(path).stat().st_size
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > size - 8:
+                raise ValueError("the header is cut off or it is no safetensors file")
+            entries = json.loads(file.read(length))
+            metadata = entries.pop("__metadata__", {})
+            header = Header(
+                shapes={key: tuple(entry["shape"]) for key, entry in entries.items()},
+                dtypes={key: entry["dtype"] for key, entry in entries.items()},
+                offsets={key: tuple(8 + length + at for at in entry["data_offsets"]) for key, entry in entries.items()},
+                metadata=metadata,
+                start=8 + length,
+            )
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a safetensors file or is damaged ({error}): get it again.") from None
+    if max((end for _, end in header.offsets.values()), default=header.start) != size:
+        raise UserError(f"{path} is not whole: its tensors do not fill the file. Get it again.")
+    return header
+
+
+def module_shapes(tensors) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Module name -> shapes of its down and up matrix, from tensors or from a header's shapes."""
+    shapes = {key: tuple(getattr(value, "shape", value)) for key, value in tensors.items()}
+    names = [key.removesuffix(".lora_down.weight") for key in shapes if key.endswith(".lora_down.weight")]
+    return {name: (shapes[f"{name}.lora_down.weight"], shapes.get(f"{name}.lora_up.weight", ())) for name in names}

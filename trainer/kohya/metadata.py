@@ -1,0 +1,200 @@
+"""What a LoRA file says about its training, as sd-scripts writes it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from trainer.config import TrainConfig
+from trainer.kohya.file import Metadata
+
+if TYPE_CHECKING:
+    from trainer.families import Family
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file's metadata says that the configuration does not know."""
+
+    family: Family
+    base_name: str
+    base_sha256: str = ""
+    base_legacy_hash: str = ""  # 8 digits
+    vae_name: str = ""  # only when the VAE is not the base's own
+    vae_sha256: str = ""
+    prediction_type: str = "epsilon"
+    tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)  # folder -> tag -> pictures having it
+    images: dict[str, int] = field(default_factory=dict)  # folder -> pictures
+    buckets: dict[tuple[int, int], int] = field(default_factory=dict)  # (width, height) -> pictures times repeats
+    run: str = ""
+    batches_per_epoch: int = 0
+    epoch: int = 0  # finished epochs, as in the file's name
+    step: int = 0
+    steps: int = 0  # of the whole run
+    started: float = 0.0  # seconds since 1970
+    finished: float = 0.0
+
+
+def training_metadata(config: TrainConfig, facts: Facts) -> Metadata:
+    """Everything that sd-scripts writes about a training (`ss_…`) and the model specification 1.0.1 of Stability
+    AI (`modelspec.…`). Dicts and lists are JSON; what a run does not use has sd-scripts' value for "off"."""
+    values = {
+        **_about_run(config, facts),
+        **_about_network(config, facts),
+        **_about_loss(config),
+        **_about_data(config, facts),
+        **_about_base(facts),
+    }
+    text = {key: json.dumps(value) if isinstance(value, (dict, list)) else str(value) for key, value in values.items()}
+    return {**text, **_modelspec(config, facts)}
+
+
+def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
+    loop, optimizer = config.loop, config.optimizer
+    warmup = optimizer.warmup * facts.steps if optimizer.warmup < 1 else optimizer.warmup
+    return {
+        # One number for all epochs of a run; a resumed run keeps it.
+        "ss_session_id": int(hashlib.sha256(facts.run.encode()).hexdigest()[:8], 16),
+        "ss_training_started_at": facts.started,
+        "ss_training_finished_at": facts.finished,
+        "ss_output_name": config.name,
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_unet_lr": optimizer.learning_rate,
+        "ss_text_encoder_lr": optimizer.text_encoder_learning_rate if config.adapter.text_encoder else None,
+        "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_num_epochs": loop.epochs,
+        "ss_epoch": facts.epoch,
+        "ss_steps": facts.step,
+        "ss_max_train_steps": facts.steps,
+        "ss_batch_size_per_device": loop.batch_size,
+        "ss_total_batch_size": loop.batch_size * loop.gradient_accumulation,
+        "ss_gradient_checkpointing": config.model.gradient_checkpointing,
+        "ss_gradient_accumulation_steps": loop.gradient_accumulation,
+        "ss_lr_warmup_steps": round(warmup),
+        "ss_lr_scheduler": optimizer.schedule,
+        "ss_optimizer": _optimizer(config),
+        "ss_max_grad_norm": loop.max_grad_norm,
+        "ss_mixed_precision": {"fp32": "no"}.get(config.model.precision, config.model.precision),
+        "ss_full_fp16": False,
+        "ss_lowram": False,
+        "ss_seed": loop.seed,
+        "ss_training_comment": None,
+    }
+
+
+def _optimizer(config: TrainConfig) -> str:
+    """sd-scripts' way: the class's path and its arguments in brackets."""
+    paths = {"AdamW": "torch.optim.adamw.AdamW", "AdamW8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
+    name, args = config.optimizer.name, config.optimizer.args.split()
+    return paths.get(name, name) + (f"({','.join(args)})" if args else "")
+
+
+def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
+    return {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": config.adapter.rank,
+        "ss_network_alpha": config.adapter.alpha,
+        "ss_network_dropout": None,
+        "ss_network_args": {},
+        "ss_v2": False,
+        "ss_base_model_version": facts.family.base_model_version,
+        "ss_clip_skip": config.model.clip_skip if facts.family.max_clip_skip > 1 else None,
+        "ss_max_token_length": None,
+    }
+
+
+def _about_loss(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "ss_noise_offset": None,
+        "ss_multires_noise_iterations": None,
+        "ss_multires_noise_discount": 0.3,
+        "ss_adaptive_noise_scale": None,
+        "ss_zero_terminal_snr": False,
+        "ss_min_snr_gamma": config.loss.min_snr_gamma or None,
+        "ss_scale_weight_norms": None,
+        "ss_ip_noise_gamma": None,
+        "ss_debiased_estimation": False,
+        "ss_loss_type": "l2",
+        "ss_huber_schedule": "snr",
+        "ss_huber_c": 0.1,
+        "ss_prior_loss_weight": 1.0,
+    }
+
+
+def _about_data(config: TrainConfig, facts: Facts) -> dict[str, Any]:
+    data = config.data
+    folders = {folder: {"n_repeats": data.repeats, "img_count": n} for folder, n in facts.images.items()}
+    sizes = enumerate(sorted(facts.buckets))
+    buckets = {str(number): {"resolution": list(size), "count": facts.buckets[size]} for number, size in sizes}
+    shared = {
+        "enable_bucket": True,
+        "bucket_no_upscale": not data.upscale,
+        "min_bucket_reso": min(data.bucket_min, data.resolution),
+        "max_bucket_reso": data.bucket_max,
+        "tag_frequency": facts.tag_frequency,
+        "bucket_info": {"buckets": buckets},
+    }
+    subset = {
+        "color_aug": False,
+        "flip_aug": False,
+        "random_crop": False,
+        "shuffle_caption": data.shuffle_tags,
+        "keep_tokens": data.keep_tokens,
+    }
+    count = sum(facts.images.values()) * data.repeats
+    # sd-scripts writes either this list or the flat entries, depending on how it was started; readers know one each.
+    dataset = {
+        "is_dreambooth": True,
+        "batch_size_per_device": config.loop.batch_size,
+        "num_train_images": count,
+        "num_reg_images": 0,
+        "resolution": [data.resolution, data.resolution],
+        **shared,
+        "subsets": [
+            {"image_dir": folder, "img_count": n, "num_repeats": data.repeats, "is_reg": False, **subset}
+            for folder, n in facts.images.items()
+        ],
+    }
+    return {
+        "ss_num_train_images": count,
+        "ss_num_reg_images": 0,
+        "ss_cache_latents": True,
+        "ss_caption_dropout_rate": data.caption_dropout,
+        "ss_caption_tag_dropout_rate": 0.0,
+        "ss_resolution": f"({data.resolution}, {data.resolution})",
+        "ss_datasets": [dataset],
+        "ss_dataset_dirs": folders,
+        "ss_reg_dataset_dirs": {},
+        **{f"ss_{key}": value for key, value in {**shared, **subset}.items()},
+    }
+
+
+def _about_base(facts: Facts) -> dict[str, Any]:
+    values = {
+        "ss_sd_model_name": facts.base_name,
+        "ss_sd_model_hash": facts.base_legacy_hash,
+        "ss_new_sd_model_hash": facts.base_sha256,
+        "ss_vae_name": facts.vae_name,
+        "ss_new_vae_hash": facts.vae_sha256,
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _modelspec(config: TrainConfig, facts: Facts) -> Metadata:
+    xl = facts.family.name == "sdxl"
+    values = {
+        "sai_model_spec": "1.0.1",
+        "architecture": facts.family.modelspec_architecture,
+        # What sd-scripts writes for each: SDXL's modules have SGM's names, SD 1.5's have diffusers'.
+        "implementation": "https://github.com/Stability-AI/generative-models" if xl else "diffusers",
+        "title": config.name,
+        "date": datetime.fromtimestamp(facts.finished, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "resolution": f"{config.data.resolution}x{config.data.resolution}",
+        "prediction_type": {"v_prediction": "v"}.get(facts.prediction_type, facts.prediction_type),
+        "trigger_phrase": config.data.trigger,
+        "encoder_layer": "" if xl else str(config.model.clip_skip),
+    }
+    return {f"modelspec.{key}": value for key, value in values.items() if value}
