@@ -140,8 +140,9 @@ class Table:
 def _chosen(what: str, value, choices: list) -> list:
     if value is None:
         return list(choices)
+    listed = ", ".join(f"{choice:g}" for choice in choices)
     if value not in choices:
-        raise UserError(f"There are no pictures at {what} {value:g}; there are: {', '.join(f'{c:g}' for c in choices)}.")
+        raise UserError(f"There are no pictures at {what} {value:g}; there are: {listed}.")
     return [value]
 
 
@@ -204,17 +205,19 @@ class _Plan:
 
     def __init__(self, table: Table, folder: Path, cell: int) -> None:
         self.table, self.folder, self.cell = table, folder, cell
-        self.unit = max(13, round(cell * 0.055))
+        self.unit = max(12, round(cell * 0.075))
         unit = self.unit
         self.margin = 3 * unit
         self.gap = max(4, round(0.45 * unit))  # between seeds
-        self.column_gap = round(1.1 * unit)
-        self.label_width = round(max(text_width(row_label(epoch)[0], 1.15 * unit) for epoch in table.epochs) + 3.4 * unit)
+        self.column_gap = round(0.9 * unit)
+        names = [row_label(epoch)[0] for epoch in table.epochs]
+        self.label_width = round(max([4 * unit, *(text_width(name, 1.15 * unit) for name in names)]) + 3 * unit)
         self.columns, right = self._columns(self.margin + self.label_width)
-        self.metrics_left = right + unit
-        self.metric_width = round(max([5.2 * unit, *(text_width(metric_label(n)[0], unit) + 2 * unit for n in table.metrics())]))
+        self.metrics_left = right + round(0.5 * unit)
+        labels = [metric_label(name)[0] for name in table.metrics()]
+        self.metric_width = round(max([4.6 * unit, *(text_width(label, unit) + 2.4 * unit for label in labels)]))
         self.row_height = max([column.box[1] for column in self.columns], default=cell)
-        self.row_gap = round(1.1 * unit)
+        self.row_gap = round(0.9 * unit)
         self._vertical(table)
 
     def _columns(self, left: int) -> tuple[list[_Column], int]:
@@ -245,7 +248,8 @@ class _Plan:
         several_seeds = any(len(column.seeds) > 1 for column in self.columns)
         self.block_title = round(3 * unit) if len(table.strengths) > 1 else 0
         self.column_head = round((2.4 + 1.15 * lines + 1.5 * several_seeds) * unit)
-        self.block = self.block_title + self.column_head + len(table.epochs) * (self.row_height + self.row_gap) + 2 * unit
+        rows = len(table.epochs) * (self.row_height + self.row_gap)
+        self.block = self.block_title + self.column_head + rows + 2 * unit
         self.height = self.head + len(table.strengths) * self.block + 2 * unit + self.margin
 
 
@@ -320,8 +324,8 @@ def _draw_head(sheet: _Sheet, plan: _Plan) -> None:
     y += round(1.1 * unit)
     if plan.reason:
         height = round((1.6 * len(plan.reason) + 1.0) * unit)
-        box = (x, y, x + 3.5 * unit + max(text_width(line, 1.15 * unit) for line in plan.reason) + 0.4 * unit, y + height)
-        sheet.draw.rounded_rectangle(box, unit * 0.5, fill=ACCENT_GROUND)
+        width = max(text_width(line, 1.15 * unit) for line in plan.reason) + 3.9 * unit
+        sheet.draw.rounded_rectangle((x, y, x + width, y + height), unit * 0.5, fill=ACCENT_GROUND)
         sheet.star(x + 1.5 * unit, y + height / 2, 0.75 * unit, ACCENT)
         for index, line in enumerate(plan.reason):
             sheet.text(x + 3 * unit, y + (1.65 + 1.6 * index) * unit, line, 1.15 * unit)
@@ -350,14 +354,16 @@ def _draw_column_heads(sheet: _Sheet, plan: _Plan, top: int) -> None:
             sheet.text(column.left, top + (2.9 + 1.15 * index) * unit, line, 0.85 * unit, SOFT)
         for index, seed in enumerate(column.seeds if len(column.seeds) > 1 else []):
             x = column.left + index * (column.box[0] + plan.gap)
-            sheet.text(x, bottom + 0.25 * unit, "".join(wrap(f"seed {seed}", 0.8 * unit, column.box[0], 1)), 0.8 * unit, SOFT)
+            label = wrap(f"seed {seed}", 0.8 * unit, column.box[0], most=1)
+            sheet.text(x, bottom + 0.25 * unit, "".join(label), 0.8 * unit, SOFT)
     for index, name in enumerate(plan.table.metrics()):
         right = plan.metrics_left + (index + 1) * plan.metric_width
         label, better = metric_label(name)
         sheet.text(right, top + 1.6 * unit, label, unit, align="right")
         if better:
             size = 0.5 * unit
-            sheet.triangle(right - text_width(label, unit) - 1.7 * size, top + 1.6 * unit - 0.1 * size, size, better == "higher", SOFT)
+            x = right - text_width(label, unit) - 1.7 * size
+            sheet.triangle(x, top + 1.55 * unit, size, better == "higher", SOFT)
 
 
 def _draw_row(sheet: _Sheet, plan: _Plan, epoch: int, strength: float, top: int) -> None:
@@ -382,7 +388,9 @@ def _draw_row(sheet: _Sheet, plan: _Plan, epoch: int, strength: float, top: int)
         _draw_score(sheet, plan, name, scores.get(name), plan.metrics_left + (index + 1) * plan.metric_width, middle)
 
 
-def _draw_cell(sheet: _Sheet, plan: _Plan, cell: Rendered | None, corner: tuple[int, int], box: tuple[int, int]) -> None:
+def _draw_cell(
+    sheet: _Sheet, plan: _Plan, cell: Rendered | None, corner: tuple[int, int], box: tuple[int, int]
+) -> None:
     image = open_picture(plan.folder / cell.file) if cell else None
     left, top = corner
     frame = (left, top, left + box[0] - 1, top + box[1] - 1)
@@ -393,10 +401,12 @@ def _draw_cell(sheet: _Sheet, plan: _Plan, cell: Rendered | None, corner: tuple[
             sheet.text(left + box[0] / 2, middle, line, 0.85 * plan.unit, SOFT, "centre")
         return
     scale = min(box[0] / image.width, box[1] / image.height)
-    size = [max(1, min(round(length * scale), limit)) for length, limit in zip(image.size, box, strict=True)]
-    if size != list(box):
-        sheet.draw.rectangle(frame, fill=GROUND)
-    if size != list(image.size):
+    size = tuple(max(1, min(round(length * scale), limit)) for length, limit in zip(image.size, box, strict=True))
+    # The frame lies outside of the picture; without it a white ground dissolves into the paper.
+    hair = max(1, plan.unit // 16)
+    outside = (left - hair, top - hair, left + box[0] - 1 + hair, top + box[1] - 1 + hair)
+    sheet.draw.rectangle(outside, fill=GROUND, outline=LINE, width=hair)
+    if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
     sheet.image.paste(image, (left + (box[0] - size[0]) // 2, top + (box[1] - size[1]) // 2))
 
@@ -404,9 +414,10 @@ def _draw_cell(sheet: _Sheet, plan: _Plan, cell: Rendered | None, corner: tuple[
 def _draw_score(sheet: _Sheet, plan: _Plan, name: str, value: float | None, right: int, middle: float) -> None:
     """The number, and beneath it how it stands within its column."""
     unit = plan.unit
-    sheet.text(right, middle + 0.1 * unit, "–" if value is None else f"{value:.2f}", 1.1 * unit, SOFT if value is None else INK, "right")
     if value is None:
+        sheet.text(right, middle + 0.1 * unit, "–", 1.1 * unit, SOFT, "right")
         return
+    sheet.text(right, middle + 0.1 * unit, f"{value:.2f}", 1.1 * unit, INK, "right")
     width, height = plan.metric_width - 1.4 * unit, max(3, round(0.34 * unit))
     top = middle + 0.75 * unit
     sheet.draw.rectangle((right - width, top, right, top + height), fill=LINE)
