@@ -43,7 +43,7 @@ def export(
     preview, verification = _verify(run, path, number, evaluation, folder, device)
     for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
         write_bytes(sidecar, preview)
-    _write_cards(path, run, number)
+    _write_cards(path, run, number, lora.metadata)
     return Exported(path, run.config.data.trigger, verification)
 
 
@@ -118,10 +118,10 @@ def _difference(picture, file: Path) -> float:
         return max(high for _, high in ImageChops.difference(picture, other).getextrema()) / 255
 
 
-def _write_cards(path: Path, run: Run, number: int) -> None:
+def _write_cards(path: Path, run: Run, number: int, metadata: kohya.Metadata) -> None:
     """NAME.json for A1111 and Forge, NAME.civitai.info for ComfyUI managers."""
     config = run.config
-    version = {"sd15": "SD1", "sdxl": "SDXL"}.get(kohya.describe(path).family_name, "Unknown")
+    version = "SDXL" if metadata["ss_base_model_version"].startswith("sdxl") else "SD1"
     about = f"Epoch {number} of {config.name}, trained with LoRA Studio on {config.model.base}."
     card = {
         "description": about,
@@ -135,7 +135,7 @@ def _write_cards(path: Path, run: Run, number: int) -> None:
     civitai = {
         "name": path.stem,
         "description": about,
-        "baseModel": {"SD1": "SD 1.5", "SDXL": "SDXL 1.0"}.get(version, "Other"),
+        "baseModel": {"SD1": "SD 1.5", "SDXL": "SDXL 1.0"}[version],
         "trainedWords": [config.data.trigger] if config.data.trigger else [],
         "model": {"name": config.name, "type": "LORA"},
     }

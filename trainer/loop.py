@@ -262,8 +262,8 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
-        metadata = kohya.training_metadata(self.config, self._facts())
-        kohya.write(self.run.epoch_path(self.position.epoch), tensors, metadata)
+        path = self.run.epoch_path(self.position.epoch)
+        kohya.write(path, tensors, kohya.renamed(kohya.training_metadata(self.config, self._facts()), path.stem))
 
     def _facts(self) -> kohya.Facts:
         return environment.facts(

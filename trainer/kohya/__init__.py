@@ -14,6 +14,8 @@ from trainer.kohya.file import (
     module_shapes,
     read,
     read_header,
+    renamed,
+    tensor_hash,
     write,
 )
 from trainer.kohya.info import TOOLS, LoraInfo, describe
@@ -32,6 +34,8 @@ __all__ = [
     "module_shapes",
     "read",
     "read_header",
+    "renamed",
+    "tensor_hash",
     "training_metadata",
     "write",
 ]

@@ -54,6 +54,18 @@ def read(path: Path) -> LoraFile:
         raise UserError(f"{path} cannot be read ({error}): get the file again.") from None
 
 
+def tensor_hash(path: Path) -> str:
+    """`sshs_model_hash` of a file: as stored, else computed. The same tensors have the same hash, whatever else
+    the file says."""
+    stored = read_header(path).metadata.get("sshs_model_hash")
+    return stored or model_hash(Path(path).read_bytes())
+
+
+def renamed(metadata: Metadata, name: str) -> Metadata:
+    """The metadata for a file called `name`: A1111 and Forge put `ss_output_name` into <lora:…>."""
+    return {**metadata, "ss_output_name": name, "modelspec.title": name}
+
+
 def model_hash(content: bytes) -> str:
     """`sshs_model_hash`: SHA-256 of everything behind the safetensors header, so of the tensors alone."""
     (length,) = struct.unpack("<Q", content[:8])
