@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 RunArgument = Annotated[str, typer.Argument(help="The run's folder, or its name in runs/.")]
 
 
@@ -32,7 +33,9 @@ RunArgument = Annotated[str, typer.Argument(help="The run's folder, or its name 
 @app.command()
 def tag(
     folder: Annotated[Path, typer.Argument(help="The folder with the pictures.")],
-    tagger: Annotated[str, typer.Option(help="wd14:PATH, a folder with model.onnx and selected_tags.csv.")] = "",
+    tagger: Annotated[
+        str, typer.Option(help="wd14:FOLDER or wd14:OWNER/MODEL of the hub; wd14:toybox/tagger for drawn creatures.")
+    ] = DEFAULT_TAGGER,
     trigger: Annotated[str, typer.Option(help="Trigger word, written first into each caption.")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Tags less sure than this are left out.")] = 0.35,
     append: Annotated[bool, typer.Option("--append", help="Add to captions that are already there.")] = False,
