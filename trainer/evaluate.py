@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import environment, kohya, metrics, presets, report
+from trainer import environment, kohya, metrics, presets, report, toybox
 from trainer.cells import BASE_EPOCH, Cell, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
@@ -72,7 +72,7 @@ def evaluate(
         render_missing(Renderer(model, settings.batch_size), places, folder, progress)
         evaluation = index(run, config, settings, columns, chosen, places, folder)
         pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
-        metrics.score(evaluation, folder, pictures, Path(clip) if clip else None, config.data.trigger)
+        metrics.score(evaluation, folder, pictures, toybox.located(clip) if clip else None, config.data.trigger)
         evaluation.recommended = recommend(evaluation.rows)
         evaluation.save(folder)
         save_grid(evaluation, folder)

@@ -227,15 +227,15 @@ class Trainer:
             raise UserError(self._diagnosis(step))
 
     def _diagnosis(self, step: int) -> str:
-        finite = all(parameter.isfinite().all() for parameter in self.adapter.parameters())
         saved = self.run.epochs()
         kept = f"Epoch {saved[-1].number} is saved and intact." if saved else "No epoch had been saved yet."
         where = f"The loss stopped being a finite number at step {step}. {kept}"
-        if self.config.model.precision == "fp16" and finite:
+        if not all(weight.isfinite().all() for weight in self.model.unet.parameters() if not weight.requires_grad):
+            return f"{where} The base model {self.config.model.base} itself holds broken weights: get it again."
+        if self.config.model.precision == "fp16":
             return f"{where} The base model overflows in fp16: train with model.precision=bf16 (or fp32)."
-        rate = f"{self.config.optimizer.learning_rate:g}"
-        lower = f"{self.config.optimizer.learning_rate / 10:g}"
-        return f"{where} The LoRA's weights ran away: lower optimizer.learning_rate ({rate}), for example to {lower}."
+        rate = self.config.optimizer.learning_rate
+        return f"{where} The LoRA ran away: lower optimizer.learning_rate ({rate:g}), for example to {rate / 10:g}."
 
     # ── save and obey ───────────────────────────────────────────────────────────────────────────────────
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from trainer import toybox
 from trainer.dataset import captions, images
 from trainer.dataset.ahead import ahead
 from trainer.dataset.names import shown
@@ -178,7 +179,7 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
 
 
 def _located(where: str) -> Path:
-    folder = Path(where).expanduser()
+    folder = toybox.located(where)
     if folder.is_dir():
         missing = [name for name in (MODEL, LABELS) if not (folder / name).is_file()]
         if missing:
