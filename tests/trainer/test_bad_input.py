@@ -164,7 +164,7 @@ def test_tag_refuses_before_it_writes(here, said):
     folder = trainees.draw_pictures(here / "pictures")
     before = snapshot(folder)
     assert "model.onnx" in said("tag", "pictures", "--tagger", "wd14:nowhere", "--overwrite")
-    assert "wd14" in said("tag", "pictures", "--tagger", "wd41:nowhere")
+    assert "wd14" in said("tag", "pictures", "--tagger", "wd41:nowhere", "--overwrite")
     assert "choose one" in said("tag", "pictures", "--append", "--overwrite")
     assert snapshot(folder) == before
 
@@ -206,4 +206,6 @@ def test_a_learning_rate_that_runs_away_is_named(here, folders):
     with pytest.raises(UserError, match=r"optimizer\.learning_rate \(0\.4\)"):
         train(run)
     assert run.status.state == "failed"
-    assert all(torch.stack([t.isfinite().all() for t in load_file(epoch.path).values()]).all() for epoch in run.epochs())
+    assert all(
+        torch.stack([t.isfinite().all() for t in load_file(epoch.path).values()]).all() for epoch in run.epochs()
+    )

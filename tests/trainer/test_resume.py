@@ -5,9 +5,9 @@ import signal
 import time
 
 import pytest
+import trainees
 from safetensors.torch import load_file
 
-import trainees
 from trainer.run import Run
 
 
