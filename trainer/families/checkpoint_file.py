@@ -32,11 +32,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         start = file.read(512)
     if len(start) < 512:
         raise UserError(f"{path} is only {len(start)} bytes: the download is broken; get the file again.")
-    if start.lstrip()[:1] == b"<" or start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path} is a web page or a Git LFS pointer, not a checkpoint: download the file itself.")
-    # By content and not by ending: a renamed pickle must not be taken for anything else.
-    is_pickle = start[:2] == b"PK" or start[:1] == b"\x80"
-    return _Pickle(path) if is_pickle else _Safetensors(path)
+    # By content and not by ending: a renamed pickle must not be taken for anything else. Safetensors begins with
+    # the length of its header, whose eight bytes may look like anything, and then a brace.
+    if start[8:9] != b"{":
+        if start.lstrip()[:1] == b"<" or start.startswith(b"version https://git-lfs"):
+            raise UserError(f"{path} is a web page or a Git LFS pointer, not a checkpoint: download the file itself.")
+        if start.startswith((b"PK", b"\x80")):
+            return _Pickle(path)
+    return _Safetensors(path)
 
 
 class _Safetensors(Checkpoint):
@@ -87,5 +90,9 @@ def _load_weights(path: Path) -> object:
 
     with open(path, "rb") as file:
         zipped = file.read(2) == b"PK"
-    # Files from before torch 1.6 are bare pickles, which cannot be memory-mapped.
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        if zipped and path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Files from before torch 1.6 are bare pickles, which cannot be memory-mapped; and of a renamed one torch
+        # must not see the name, which it would believe.
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)

@@ -60,7 +60,6 @@ def _file(path: Path) -> Source:
 
 def _download(hub_id: str) -> Path:
     """The snapshot folder of a hub repository in diffusers' layout; works from the cache when offline."""
-    import httpx
     from huggingface_hub import errors, snapshot_download
 
     # A root-level .safetensors repeats all weights in one file; fp16 twins and the safety checker are not used.
@@ -75,7 +74,7 @@ def _download(hub_id: str) -> Path:
         ) from None
     except errors.RepositoryNotFoundError:
         raise UserError(f"There is no file, folder or hub repository called {hub_id}: {INSTEAD}.") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # no network, a proxy, a full disk: the client passes on whatever its transport raises
         raise UserError(
             f"{hub_id} is neither a file or folder here nor in the Hugging Face cache, and the hub cannot be "
             f"reached ({type(error).__name__}): check the path or the connection, or {INSTEAD}."

@@ -200,3 +200,50 @@ def _open_clip(encoder) -> dict[str, torch.Tensor]:
             for name, other in names.items():
                 state[f"{block}.{other}.{kind}"] = ours[f"{source}.{name}.{kind}"]
     return state
+
+
+def full_size(family_name: str):
+    """SD 1.5 or SDXL as published, on the meta device: the architecture without a single weight."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    from trainer import families
+
+    widths = (320, 640, 1280)
+    unets = {
+        "sd15": {
+            "block_out_channels": (*widths, 1280),
+            "cross_attention_dim": 768,
+            "attention_head_dim": 8,
+        },
+        "sdxl": {
+            "block_out_channels": widths,
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
+            "transformer_layers_per_block": (1, 2, 10),
+            "use_linear_projection": True,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        },
+    }
+    large = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+    giant = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1280}
+    with init_empty_weights():
+        encoders = [CLIPTextModel(CLIPTextConfig(**large))]
+        if family_name == "sdxl":
+            encoders.append(CLIPTextModelWithProjection(CLIPTextConfig(**giant)))
+        unet = UNet2DConditionModel(**unets[family_name])
+    return families.BaseModel(
+        family=families.FAMILIES[family_name],
+        name=family_name,
+        path="",
+        unet=unet,
+        vae=None,
+        text_encoders=encoders,
+        tokenizers=[],
+        alphas_cumprod=torch.ones(1000),
+    )

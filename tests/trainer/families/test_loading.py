@@ -1,0 +1,308 @@
+"""Base models from folders, from single files in the original layout, and everything that is neither."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainer import families
+from trainer.errors import UserError
+
+
+@pytest.fixture
+def single(model, tmp_path) -> Path:
+    """The model in one file, with its tokenizers beside it."""
+    for name in ("tokenizer", "tokenizer_2"):
+        if (Path(model.path) / name).is_dir():
+            shutil.copytree(Path(model.path) / name, tmp_path / name)
+    save_file(tiny.original_state(model), tmp_path / "base.safetensors")
+    return tmp_path / "base.safetensors"
+
+
+def assert_same_model(found, expected):
+    for ours, theirs in zip(
+        [found.unet, found.vae, *found.text_encoders],
+        [expected.unet, expected.vae, *expected.text_encoders],
+        strict=True,
+    ):
+        for (name, weight), (_, wanted) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+            assert torch.equal(weight, wanted), name
+    noisy, timesteps, conditioning, sizes = tiny.inputs(expected)
+    own = tiny.inputs(found)[2]
+    assert torch.equal(own.hidden, conditioning.hidden)
+    results = [m.family.predict(m, noisy, timesteps, conditioning, sizes) for m in (found, expected)]
+    assert torch.equal(*results)
+    assert torch.equal(found.family.decode(found, noisy), expected.family.decode(expected, noisy))
+
+
+# ── folders ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_folder_is_recognised_by_its_configs(folders):
+    for name, folder in folders.items():
+        model = families.load(str(folder))
+        assert model.family.name == name and model.name == name
+        assert not any(weight.requires_grad for part in model.modules().values() for weight in part.parameters())
+        assert not any(part.training for part in (model.unet, model.vae, *model.text_encoders))
+
+
+def test_a_folder_without_vae_uses_the_one_beside_it(folders, tmp_path):
+    shutil.copytree(folders["sd15"], tmp_path / "base")
+    shutil.move(tmp_path / "base" / "vae", tmp_path / "vae")
+    model = families.load(str(tmp_path / "base"))
+    assert Path(model.vae_path) == tmp_path / "vae"
+    assert_same_model(model, families.load(str(folders["sd15"])))
+    shutil.rmtree(tmp_path / "vae")
+    with pytest.raises(UserError, match="no vae folder"):
+        families.load(str(tmp_path / "base"))
+
+
+def test_a_folder_of_fp16_files_alone(folders, tmp_path):
+    shutil.copytree(folders["sd15"], tmp_path / "base")
+    weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({key: w.half() for key, w in load_file(weights).items()}, weights.with_suffix(".fp16.safetensors"))
+    weights.unlink()
+    model = families.load(str(tmp_path / "base"), dtype=torch.float32)
+    assert model.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"in_channels": 9}, "an inpainting model"),
+        ({"cross_attention_dim": 1024}, "SD 2.x"),
+        ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
+        ({"addition_embed_type": "image"}, "image conditioning"),
+    ],
+)
+def test_folders_of_other_models_are_named(folders, tmp_path, change, sentence):
+    shutil.copytree(folders["sd15"], tmp_path / "base")
+    config = tmp_path / "base" / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(UserError, match=sentence):
+        families.load(str(tmp_path / "base"))
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    with pytest.raises(UserError, match="no unet/config.json"):
+        families.load(str(tmp_path))
+    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(UserError, match="FluxPipeline"):
+        families.load(str(tmp_path))
+
+
+def test_a_folder_with_a_cut_off_part(folders, tmp_path):
+    shutil.copytree(folders["sd15"], tmp_path / "base")
+    weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="unet cannot be loaded"):
+        families.load(str(tmp_path / "base"))
+
+
+# ── single files ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_single_file_gives_the_same_model(model, single):
+    found = families.load(str(single))
+    assert found.family is model.family and found.name == "base"
+    assert_same_model(found, model)
+    assert found.sha256() == sha256(single) and found.short_hash == sha256(single)[:10]
+
+
+def sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_half_precision_and_leftovers_of_training(model, single):
+    state = {key: weight.half() for key, weight in load_file(single).items()}
+    state["model_ema.decay"] = torch.tensor(0.9999)
+    state["cond_stage_model.transformer.text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    if model.family.name == "sdxl":
+        state.pop("cond_stage_model.transformer.text_model.embeddings.position_ids")
+    save_file(state, single)
+    found = families.load(str(single), dtype=torch.bfloat16)
+    assert found.dtype == torch.bfloat16 and found.text_encoders[0].dtype == torch.bfloat16
+    assert found.family.predict(found, *tiny.inputs(found)).isfinite().all()
+
+
+def test_a_merge_that_lost_a_level_of_names(folders, tmp_path):
+    model = families.load(str(folders["sd15"]))
+    shutil.copytree(folders["sd15"] / "tokenizer", tmp_path / "tokenizer")
+    old, new = "cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."
+    save_file({k.replace(old, new): w for k, w in tiny.original_state(model).items()}, tmp_path / "base.safetensors")
+    assert_same_model(families.load(str(tmp_path / "base.safetensors")), model)
+
+
+def test_v_prediction_is_marked_inside(model, single):
+    save_file({**load_file(single), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}, single)
+    found = families.load(str(single))
+    assert found.prediction_type == "v_prediction" and found.alphas_cumprod[-1] < 1e-7
+    assert model.prediction_type == "epsilon"
+
+
+def test_a_checkpoint_of_plain_weights(model, single):
+    path = single.with_suffix(".ckpt")
+    torch.save({"state_dict": load_file(single), "global_step": 7}, path)
+    assert_same_model(families.load(str(path)), model)
+    torch.save(load_file(single), path, _use_new_zipfile_serialization=False)
+    assert_same_model(families.load(str(path)), model)
+
+
+def test_a_vae_from_elsewhere(model, single, tmp_path):
+    other = tiny.vae(model.family.name, seed=9)
+    other.save_pretrained(tmp_path / "other")
+    prefix = "first_stage_model."
+    shaped = {k: w for k, w in tiny.original_state(model).items() if k.startswith(prefix)}
+    save_file({k.removeprefix(prefix): w for k, w in shaped.items()}, tmp_path / "original.safetensors")
+    for place in (tmp_path / "other", tmp_path / "other" / "diffusion_pytorch_model.safetensors"):
+        found = families.load(str(single), vae=str(place))
+        assert torch.equal(found.vae.decoder.conv_in.weight, other.decoder.conv_in.weight)
+        assert found.vae.config.scaling_factor == model.vae.config.scaling_factor
+        assert found.vae_path == str(place)
+    found = families.load(model.path, vae=str(tmp_path / "original.safetensors"))
+    assert torch.equal(found.vae.decoder.conv_in.weight, model.vae.decoder.conv_in.weight)
+    with pytest.raises(UserError, match="no VAE at"):
+        families.load(model.path, vae=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match="is not a VAE"):
+        save_file({"x": torch.zeros(1000)}, tmp_path / "junk.safetensors")
+        families.load(model.path, vae=str(tmp_path / "junk.safetensors"))
+
+
+def test_the_tokenizer_is_looked_for_in_named_places(single, tmp_path, monkeypatch):
+    offline(monkeypatch)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    shutil.move(single.parent / "tokenizer", folder / "tokenizer")
+    shutil.rmtree(single.parent / "tokenizer_2", ignore_errors=True)
+    with pytest.raises(UserError, match="LORA_STUDIO_TOKENIZER"):
+        families.load(str(single))
+    for value in (folder, folder / "tokenizer"):
+        monkeypatch.setenv("LORA_STUDIO_TOKENIZER", str(value))
+        found = families.load(str(single))
+        assert [t.pad_token_id for t in found.tokenizers] == [found.tokenizers[0].eos_token_id, 0][
+            : len(found.tokenizers)
+        ]
+
+
+# ── what is no base model ───────────────────────────────────────────────────────────────────────────────
+
+
+class Evil:
+    """What a malicious checkpoint holds: loading it would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["base.ckpt", "base.safetensors"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, name, zipped):
+    trap, path = tmp_path / "executed", tmp_path / name
+    content = {"state_dict": {"x": Evil(trap)}, "filler": "x" * 1000}
+    if zipped:
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match="not opened"):
+        families.load(str(path))
+    assert not trap.exists()
+
+
+BIG = torch.zeros(200)  # files of a few bytes are refused for that alone
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"], "a LoRA, not a base model"),
+        (["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"], "a Flux model"),
+        (["model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight"], "a Stable Diffusion 3 model"),
+        (["cond_stage_model.model.transformer.resblocks.0.ln_1.weight"], "an SD 2.x model"),
+        (["conditioner.embedders.0.model.transformer.resblocks.0.ln_1.weight"], "the SDXL refiner"),
+        (["control_model.input_blocks.0.0.weight"], "a ControlNet"),
+        (["emb_params"], "a textual inversion"),
+        (["first_stage_model.decoder.conv_in.weight"], "a VAE alone"),
+        (["decoder.conv_in.weight"], "a VAE alone"),
+        (["down_blocks.0.resnets.0.conv1.weight"], "diffusers' naming"),
+        (["layers.0.weight", "z"], r"something else \(its first tensor is called layers.0.weight\)"),
+    ],
+)
+def test_other_files_are_named(tmp_path, keys, sentence):
+    save_file({key: BIG.clone() for key in keys}, tmp_path / "file.safetensors")
+    with pytest.raises(UserError, match=sentence) as error:
+        families.load(str(tmp_path / "file.safetensors"))
+    assert "toybox/sd15" in str(error.value)  # says what to give instead
+
+
+def test_other_unets_in_the_original_layout(folders, tmp_path):
+    state = tiny.original_state(families.load(str(folders["sd15"])))
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    path = tmp_path / "base.safetensors"
+    save_file({**state, first: torch.cat([state[first], state[first][:, :1], state[first]], 1)}, path)
+    with pytest.raises(UserError, match="an inpainting model"):
+        families.load(str(path))
+    save_file({key: w for key, w in state.items() if key.startswith("model.")}, path)
+    with pytest.raises(UserError, match="without its text encoder"):
+        families.load(str(path))
+    shutil.copytree(folders["sd15"] / "tokenizer", tmp_path / "tokenizer")
+    missing = "model.diffusion_model.middle_block.0.in_layers.0.weight"
+    save_file({key: w for key, w in state.items() if key != missing}, path)
+    with pytest.raises(UserError, match=missing):
+        families.load(str(path))
+    save_file({key: w for key, w in state.items() if not key.startswith("first_stage_model.")}, path)
+    with pytest.raises(UserError, match="no VAE in it: set model.vae"):
+        families.load(str(path))
+
+
+def test_broken_files(single, tmp_path):
+    content = single.read_bytes()
+    for name, data, sentence in [
+        ("cut.safetensors", content[:-100], "cut off"),
+        ("garbage.safetensors", os.urandom(5000), "not a whole safetensors"),
+        ("empty.safetensors", b"", "only 0 bytes"),
+        ("page.safetensors", b"<!DOCTYPE html>" + b" " * 1000, "web page"),
+        ("page.ckpt", b"<html>" + b" " * 1000, "web page"),
+        ("cut.ckpt", b"PK\x03\x04" + b"\0" * 1000, "cannot be read"),
+    ]:
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=sentence):
+            families.load(str(tmp_path / name))
+
+
+def test_places_that_hold_nothing(tmp_path, monkeypatch):
+    offline(monkeypatch)
+    (tmp_path / "notes.txt").write_text("hello")
+    for base, sentence in [
+        ("", "model.base is empty"),
+        (str(tmp_path / "none.safetensors"), "There is no base model at"),
+        ("models/none.ckpt", "There is no base model at"),
+        (str(tmp_path / "notes.txt"), "is not a base model"),
+        ("nobody/nothing", "neither a file or folder here nor in the Hugging Face cache"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            families.load(base)
+
+
+def offline(monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def test_listing_families_is_cheap():
+    code = "import sys, trainer.families as f; print(sorted(f.FAMILIES), 'torch' in sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "['sd15', 'sdxl'] False"
