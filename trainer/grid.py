@@ -85,7 +85,9 @@ class Table:
         self.epochs = evaluation.epochs
         self.strengths = _chosen("strength", strength, evaluation.strengths)
         self._seed = seed
-        self._cells = {self._key(cell.column, cell.epoch, cell.strength, cell.seed): cell for cell in evaluation.cells}
+        self._cells: dict[tuple, Rendered] = {}
+        for cell in evaluation.cells:
+            self._cells.setdefault(self._key(cell.column, cell.epoch, cell.strength, cell.seed), cell)
         self._rows = {self._key("", row.epoch, row.strength, 0): row.scores for row in evaluation.rows}
         self._seeds = {prompt.name: self._seeds_of(prompt) for prompt in self.prompts}
         if seed is not None and not any(self._seeds.values()):

@@ -86,7 +86,7 @@ def _rows(evaluation: Evaluation) -> list[tuple[Row, list[Rendered]]]:
     cells: dict[tuple, dict[tuple, Rendered]] = {}
     for cell in evaluation.cells:
         key = (cell.epoch, None if cell.epoch == BASE_EPOCH else cell.strength)
-        cells.setdefault(key, {})[cell.column, cell.seed] = cell
+        cells.setdefault(key, {}).setdefault((cell.column, cell.seed), cell)
     rows = {(row.epoch, None if row.epoch == BASE_EPOCH else row.strength): row for row in evaluation.rows}
     for key, members in cells.items():
         if key not in rows:
@@ -206,7 +206,8 @@ def describe(image: Image.Image) -> np.ndarray:
     pixels = _shrink(image, 128)
     finest = LEVELS[-1]
     outlines = _pool(_orientations(pixels.mean(2)), finest)
-    colours = _pool(_colours(pixels), finest)
+    # Every fourth pixel says the same of the colours, and is where the time goes.
+    colours = _pool(_colours(pixels[::2, ::2]), finest)
     blocks = []
     for level in LEVELS:
         for histogram in (outlines, colours):
@@ -232,10 +233,9 @@ def _orientations(grey: np.ndarray) -> np.ndarray:
 
 def _colours(pixels: np.ndarray) -> np.ndarray:
     """Each pixel's share in the bins of an RGB cube, [h, w, COLOUR_STEPS³]."""
-    red, green, blue = (
-        _soft_bins(pixels[..., channel] * (COLOUR_STEPS - 1), COLOUR_STEPS, wrap=False) for channel in range(3)
-    )
-    return np.einsum("hwr,hwg,hwb->hwrgb", red, green, blue).reshape(*pixels.shape[:2], -1)
+    bins = _soft_bins(pixels * (COLOUR_STEPS - 1), COLOUR_STEPS, wrap=False)
+    red, green, blue = bins[..., 0, :, None, None], bins[..., 1, None, :, None], bins[..., 2, None, None, :]
+    return (red * green * blue).reshape(*pixels.shape[:2], -1)
 
 
 def _soft_bins(position: np.ndarray, bins: int, wrap: bool) -> np.ndarray:
@@ -252,26 +252,28 @@ def _pool(values: np.ndarray, parts: int) -> np.ndarray:
     return np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1)
 
 
-TONES = ("clipped pixels", "colourfulness", "contrast", "fine detail")
+TONES = ("clipped colours", "colourfulness", "contrast", "fine detail")
 # Few training pictures can agree by accident: no deviation counts as smaller than this.
 LEAST_DEVIATION = np.array([0.03, 0.03, 0.02, 0.01])
 
 
 def tone(image: Image.Image, side: int) -> np.ndarray:
-    """Share of clipped pixels, mean chroma, RMS contrast, mean |Laplacian|: each in [0, 1], [4].
+    """The four numbers that `TONES` names, each in [0, 1].
 
-    The picture is first made no larger than `side`, since fine detail depends on the scale.
+    Share of colourful pixels with a channel at its limit (white and black are fine), chroma that a tenth of the
+    pixels exceeds (so that a plain ground does not hide neon colours), RMS contrast, mean |Laplacian|. The
+    picture is first made no larger than `side`, since fine detail depends on the scale.
     """
     image = image.copy()
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     pixels = np.asarray(image, np.float32) / 255
     grey = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-    clipped = ((pixels <= 0.01) | (pixels >= 0.99)).any(2).mean()
-    chroma = (pixels.max(2) - pixels.min(2)).mean()
+    chroma = pixels.max(2) - pixels.min(2)
+    clipped = (((pixels <= 0.01) | (pixels >= 0.99)).any(2) & (chroma > 0.1)).mean()
     inner = grey[1:-1, 1:-1]
     around = (grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]) / 4
     detail = np.abs(inner - around).mean() if inner.size else 0.0
-    return np.array([clipped, chroma, grey.std(), detail], np.float64)
+    return np.array([clipped, np.quantile(chroma, 0.9), grey.std(), detail], np.float64)
 
 
 class Clip:
@@ -363,7 +365,7 @@ def bleed(pictures: Pictures, cell: Rendered) -> float | None:
 def diversity(pictures: Pictures, cells: list[Rendered]) -> float | None:
     """Mean 1 - cosine over all pairs of a row's pictures with the trigger."""
     features = [pictures.features[cell.file] for cell in cells if not pictures.leak(cell)]
-    distances = [1 - float(one @ other) for one, other in combinations(features, 2)]
+    distances = [max(0.0, 1 - float(one @ other)) for one, other in combinations(features, 2)]
     return float(np.mean(distances)) if distances else None
 
 
@@ -425,7 +427,7 @@ METRICS: dict[str, Metric] = {
     ),
     "burn": Metric(
         "Burn",
-        "Clipped pixels, colourfulness, contrast and fine detail beyond what the training pictures have, "
+        "Clipped colours, colourfulness, contrast and fine detail beyond what the training pictures have, "
         "in their standard deviations.",
         "Prompts may ask for something more colourful than any training picture. Compare with the base's value.",
         "lower",

@@ -1,0 +1,96 @@
+from dataclasses import replace
+
+import pytest
+
+from trainer.cells import Cell, Evaluation, Prompt, Rendered, Row, read_prompts
+from trainer.errors import UserError
+
+CELL = Cell("moss", "", 1, 3, 0.8, 512, 512, "Euler a", 20, 7.0, 1, base="b" * 64, lora="c" * 64)
+
+
+def test_a_cells_key_is_its_content_and_not_its_label():
+    assert CELL.key == replace(CELL, epoch=9).key
+    assert len(CELL.key) == 16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"prompt": "moss, hat"}, {"negative": "blurry"}, {"seed": 2}, {"strength": 1.0}, {"width": 768}, {"steps": 21}]
+    + [{"sampler": "Euler"}, {"cfg_scale": 7.5}, {"clip_skip": 2}, {"base": "d" * 64}, {"lora": "e" * 64}],
+)
+def test_everything_that_decides_about_pixels_changes_the_key(change):
+    assert CELL.key != replace(CELL, **change).key
+
+
+def test_the_base_has_one_picture_for_all_strengths():
+    base = replace(CELL, lora="", epoch=0)
+    assert base.key == replace(base, strength=0.2).key
+    assert base.key != CELL.key
+
+
+def test_an_evaluation_comes_back_as_it_was_saved(tmp_path):
+    evaluation = Evaluation(
+        run="run",
+        title="猫 “moss”",
+        about={"Sampler": "Euler a"},
+        prompts=[Prompt("portrait", "moss"), Prompt("leak", "a dog", leak=True, seed=7, width=512, height=768)],
+        seeds=[1, 2],
+        strengths=[0.8, 1.0],
+        epochs=[0, 4],
+        cells=[Rendered("portrait", 4, 0.8, 1, "cells/a.png", "moss\nSteps: 20", {"likeness": 0.5})],
+        rows=[Row(4, 0.8, {"likeness": 0.5})],
+        recommended={"epoch": 4, "strength": 0.8, "reason": "Epoch 4: …"},
+        settings="[loop]\n",
+    )
+    evaluation.save(tmp_path)
+    assert Evaluation.load(tmp_path) == evaluation
+
+
+def test_a_missing_evaluation_says_what_to_run(tmp_path):
+    with pytest.raises(UserError, match="lora-studio evaluate"):
+        Evaluation.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"prompts": [{"nonsense": 1}]}', '{"prompts": 3}'])
+def test_a_damaged_evaluation_names_the_file(tmp_path, text):
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(UserError, match=r"evaluation\.json"):
+        Evaluation.load(tmp_path)
+
+
+def prompt_set(tmp_path, text):
+    path = tmp_path / "prompts.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_prompts_are_filled_in_from_the_run(tmp_path):
+    path = prompt_set(tmp_path, '[[prompt]]\nname = "a"\nprompt = "[trigger], [class], sitting"\nseed = 3\n')
+    assert read_prompts(path, "moss", "cat") == [Prompt("a", "moss, cat, sitting", seed=3)]
+
+
+def test_without_a_trigger_no_comma_is_left_over(tmp_path):
+    path = prompt_set(tmp_path, '[[prompt]]\nname = "a"\nprompt = "[trigger], sitting, [class]"\n')
+    assert read_prompts(path)[0].prompt == "sitting"
+
+
+def test_a_prompt_that_needs_no_filling_is_left_exactly_as_it_is(tmp_path):
+    path = prompt_set(tmp_path, '[[prompt]]\nname = "a"\nprompt = "a ,, b,"\n')
+    assert read_prompts(path, "moss")[0].prompt == "a ,, b,"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "holds no prompts"),
+        ('[[prompt]]\nprompt = "x"\n', "prompt 1 has no name"),
+        ('[[prompt]]\nname = "x"\n', "prompt 1 has no prompt"),
+        ('[[prompt]]\nname = "x"\nprompt = "y"\nsede = 1\n', "did you mean 'seed'"),
+        ('[[prompt]]\nname = "x"\nprompt = "y"\n[[prompt]]\nname = "x"\nprompt = "z"\n', "two prompts called 'x'"),
+    ],
+)
+def test_a_wrong_prompt_set_is_answered_with_file_entry_and_remedy(tmp_path, text, says):
+    path = prompt_set(tmp_path, text)
+    with pytest.raises(UserError, match=says) as caught:
+        read_prompts(path)
+    assert "prompts.toml" in str(caught.value)

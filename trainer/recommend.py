@@ -1,0 +1,205 @@
+"""Which epoch to keep, and why, in one sentence: read from the scores of the rows, without looking at a picture.
+
+The best epoch lies where likeness has stopped rising and the price of more training has not begun to: pictures
+without the trigger change (bleed), poses repeat (diversity falls), colours burn. Each row is worth its share of
+the likeness that was gained over the base, minus that price. The earliest epoch within the noise of the best wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.cells import BASE_EPOCH, Row
+
+# What one unit costs, in shares of all likeness gained: bleed as large as the difference between any two of the
+# base's pictures, all variety lost, burn one standard deviation above the base's.
+BLEED_COST = 0.6
+SAMENESS_COST = 0.4
+BURN_COST = 0.3
+# Rows whose worth differs by less are equal: pictures of a handful of prompts cannot tell them apart.
+LEAST_NOISE, MOST_NOISE = 0.02, 0.1
+# Less likeness than this over the base is nothing learned, with CLIP as with the built-in descriptor.
+LEAST_GAIN = 0.01
+ENOUGH_EPOCHS = 6  # to tell noise from the course of a curve
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A row in comparable units. NaN where something was not measured."""
+
+    epoch: int
+    strength: float
+    gain: float  # share of the likeness gained over the base by the best row, 1 at that row
+    bleed: float  # in units of the base's own variety
+    sameness: float  # share of the base's variety that is lost, at least 0
+    burn: float  # above the base's, in deviations of the training pictures, at least 0
+
+    @property
+    def worth(self) -> float:
+        """Gain minus price; what was not measured costs nothing."""
+        price = BLEED_COST * self.bleed, SAMENESS_COST * self.sameness, BURN_COST * self.burn
+        return self.gain - sum(cost for cost in price if math.isfinite(cost))
+
+
+def recommend(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The row to keep as {"epoch", "strength", "reason"}; None when no epoch has a likeness.
+
+    Reads the scores likeness, bleed, diversity and burn; any but the first may be missing, and so may the
+    base's row. Values that are not finite count as not measured.
+    """
+    base = next((row for row in rows if row.epoch == BASE_EPOCH), None)
+    curves = _curves(rows)
+    likeness = [value for curve in curves for value in _values(curve, "likeness")]
+    if not likeness:
+        return None
+    ground = _score(base, "likeness") if base else math.nan
+    ground = min(likeness) if math.isnan(ground) else ground
+    several = len(curves) > 1
+    if max(likeness) - ground < LEAST_GAIN:
+        return _nothing_gained(curves, base is not None, several)
+    compared = [_comparable(curve, base, ground, max(likeness), _variety(rows, base)) for curve in curves]
+    noise = max(map(_noise, curves), default=0.0) / (max(likeness) - ground)
+    noise = min(max(noise, LEAST_NOISE), MOST_NOISE)
+    best = _earliest_of_the_best([one for curve in compared for one in curve], noise)
+    curve = next(curve for curve in compared if best in curve)
+    return _answer(best.epoch, best.strength, several, _reason(best, curve, noise))
+
+
+def _curves(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows that have a likeness, by strength, each in the order of epochs."""
+    usable = [row for row in rows if row.epoch != BASE_EPOCH and not math.isnan(_score(row, "likeness"))]
+    strengths = sorted({row.strength for row in usable})
+    return [sorted((r for r in usable if r.strength == s), key=lambda row: row.epoch) for s in strengths]
+
+
+def _score(row: Row, name: str) -> float:
+    value = row.scores.get(name)
+    return float(value) if value is not None and math.isfinite(value) else math.nan
+
+
+def _values(curve: Sequence[Row], name: str) -> list[float]:
+    return [value for row in curve if not math.isnan(value := _score(row, name))]
+
+
+def _variety(rows: Sequence[Row], base: Row | None) -> float:
+    """How different two pictures usually are: the base's diversity, else the highest of all rows'."""
+    own = _score(base, "diversity") if base else math.nan
+    return own if not math.isnan(own) else max(_values(rows, "diversity"), default=math.nan)
+
+
+def _comparable(curve: list[Row], base: Row | None, ground: float, top: float, variety: float) -> list[_Candidate]:
+    likeness, bleed, diversity, burn = (_smooth(curve, name) for name in ("likeness", "bleed", "diversity", "burn"))
+    # Without any diversity, bleed is weighed against its own largest value.
+    far = variety if variety > 0 else max(_values(curve, "bleed"), default=math.nan)
+    usual = _score(base, "burn") if base else math.nan
+    usual = min(_values(curve, "burn"), default=math.nan) if math.isnan(usual) else usual
+    return [
+        _Candidate(
+            row.epoch,
+            row.strength,
+            gain=(likeness[i] - ground) / (top - ground),
+            bleed=bleed[i] / far if far > 0 else math.nan,
+            sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
+            burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
+        )
+        for i, row in enumerate(curve)
+    ]
+
+
+def _smooth(curve: list[Row], name: str) -> list[float]:
+    """Running median of three: takes out single outliers and keeps knees and cliffs where they are.
+
+    Of a few epochs each stands for itself: a lone peak among them is more likely a peak than an outlier.
+    """
+    values = [_score(row, name) for row in curve]
+    if len(values) < ENOUGH_EPOCHS:
+        return values
+    triples = zip(values, values[1:], values[2:], strict=False)
+    inner = [own if math.isnan(left + own + right) else sorted((left, own, right))[1] for left, own, right in triples]
+    return [values[0], *inner, values[-1]]
+
+
+def _noise(curve: list[Row]) -> float:
+    """Standard deviation of likeness around a smooth course, from second differences (Gasser et al. 1986).
+
+    The median makes it blind to the one or two bends that a curve really has; shorter ones are all bend.
+    """
+    values = _values(curve, "likeness")
+    if len(values) < ENOUGH_EPOCHS:
+        return 0.0
+    return float(np.median(np.abs(np.diff(values, 2))) / (0.6745 * math.sqrt(6)))
+
+
+def _earliest_of_the_best(candidates: list[_Candidate], noise: float) -> _Candidate:
+    """Among equals the strength nearest to 1, since that is how a LoRA is first tried, then the earliest epoch."""
+    top = max(candidate.worth for candidate in candidates)
+    equal = [candidate for candidate in candidates if candidate.worth >= top - noise]
+    return min(equal, key=lambda candidate: (round(abs(candidate.strength - 1), 6), candidate.epoch))
+
+
+# The sentence
+
+
+def _answer(epoch: int, strength: float, several: bool, reason: str) -> dict[str, Any]:
+    name = f"Epoch {epoch} at {strength:g}" if several else f"Epoch {epoch}"
+    return {"epoch": epoch, "strength": strength, "reason": f"{name}: {reason}."}
+
+
+def _nothing_gained(curves: list[list[Row]], base: bool, several: bool) -> dict[str, Any]:
+    row = min((row for curve in curves for row in curve), key=lambda row: (abs(row.strength - 1), row.epoch))
+    if sum(map(len, curves)) == 1 and not base:
+        return _answer(row.epoch, row.strength, several, "there is no other to choose from")
+    compared = "likeness never rises above the base's, so little was learned" if base else "all epochs score alike"
+    return _answer(row.epoch, row.strength, several, f"{compared}; the earliest will do")
+
+
+def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:
+    earlier = [one for one in curve if one.epoch < best.epoch]
+    later = [one for one in curve if one.epoch > best.epoch]
+    if not earlier and not later:
+        return "there is no other to choose from"
+    if not later:
+        rising = best.gain - earlier[-1].gain > noise
+        return "likeness is still rising at the last epoch; more training may help" if rising else "likeness is highest"
+    more = max(one.gain for one in later) - best.gain
+    worse = _what_gets_worse(best, later)
+    if more > max(0.1, noise):
+        return f"the best balance; after it likeness still rises, but {_and(worse or ['the price rises faster'])}"
+    stopped = "likeness has stopped rising" if more <= max(0.04, noise) else "likeness has almost stopped rising"
+    reached = stopped if earlier else "likeness is as high as it gets"
+    return f"{reached}; after it {_and(worse)}" if worse else f"{reached}; later epochs add nothing"
+
+
+def _what_gets_worse(best: _Candidate, later: list[_Candidate]) -> list[str]:
+    """The two worst things that happen after the chosen epoch, in words, most costly first."""
+    bleed = _worst(later, "bleed")
+    changes = [
+        (BLEED_COST * (bleed - best.bleed), 0.05, f"bleed {_times(best.bleed, bleed)}"),
+        (SAMENESS_COST * (_worst(later, "sameness") - best.sameness), 0.06, "pictures repeat themselves"),
+        (BURN_COST * (_worst(later, "burn") - best.burn), 0.1, "colours burn"),
+        (best.gain - min(one.gain for one in later), 0.15, "likeness falls"),
+    ]
+    notable = [(cost, words) for cost, least, words in changes if cost >= least]  # NaN is never notable
+    return [words for _, words in sorted(notable, reverse=True)[:2]]
+
+
+def _worst(candidates: list[_Candidate], name: str) -> float:
+    values = [value for one in candidates if not math.isnan(value := getattr(one, name))]
+    return max(values, default=math.nan)
+
+
+def _times(before: float, after: float) -> str:
+    if not before > 0.02:  # a fiftieth of the usual difference between two pictures is none
+        return "sets in"
+    times = after / before
+    words = ((3.5, f"grows {times:.0f}-fold" if math.isfinite(times) else ""), (2.5, "triples"), (1.75, "doubles"))
+    return next((word for least, word in words if times >= least), "grows")
+
+
+def _and(parts: list[str]) -> str:
+    return " and ".join(parts)
