@@ -41,7 +41,7 @@ class Philox:
     """torch's CUDA generator for normal numbers: element i is the i-th subsequence, a call the next offset.
 
     A card does this for tensors of at most as many numbers as it runs threads, which holds for usual latents;
-    beyond that it also uses the other numbers of a subsequence. A1111's "NV" never does, and neither does this.
+    beyond that it also uses the other numbers of a subsequence. A1111's "NV" never does, nor does this.
     """
 
     def __init__(self, seed: int):

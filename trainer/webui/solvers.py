@@ -6,8 +6,8 @@ Every function has the shape
 
 `denoiser(x, sigma)` predicts x0 from x = x0 + σ·noise, for x [B, …] and σ [B]. `sigmas` falls and usually
 ends in zero. `noise(sigma, sigma_next)` gives unit noise shaped like x (see noise.py). Samples of a batch
-never meet, so a picture from a batch is the picture rendered alone. Numbers are Python floats, so nothing here
-imports torch; the caller turns gradients off.
+never meet, so a picture from a batch is the picture rendered alone. Numbers are Python floats: nothing
+here imports torch; the caller turns gradients off.
 """
 
 import math
