@@ -14,7 +14,7 @@ from trainer.report import write_report
 
 COLORS = {0: (200, 60, 60), 1: (60, 180, 60), 2: (60, 60, 200)}
 TAKE = "document.title='taken'"
-HOSTILE = f"</script><script>{TAKE}</script><img src=x onerror=\"{TAKE}\">'`${{1}}&amp;\u2028"
+HOSTILE = f'</script><script>{TAKE}</script><img src=x onerror="{TAKE}">\'`${{1}}&amp;\u2028'
 
 
 def make(folder, strengths=(1.0,), seeds=(1,), prompts=("portrait", "hat", "leak"), size=(128, 128)):
