@@ -57,7 +57,7 @@ def draw_grid(
 
     One block of rows per strength, the base on top of each; several seeds stand side by side under their
     prompt. `strength` and `seed` narrow it down to one; `cell` is the longest side of a picture in pixels
-    (default: its own, doubled when it is too small for labels). The result is at most `LONGEST_SIDE` long.
+    (default: its own up to 384, doubled when it is too small for labels). The result is at most `LONGEST_SIDE` long.
     Raises UserError when there is nothing at this strength or seed.
     """
     table = Table(evaluation, strength, seed)
@@ -180,7 +180,7 @@ def summary(table: Table) -> str:
 def _default_cell(table: Table, folder: Path) -> int:
     sizes = [size for prompt in table.prompts if (size := _picture_size(table, folder, prompt))]
     longest = max((max(size) for size in sizes), default=256)
-    return longest * 2 if longest <= 192 else min(longest, 512)
+    return longest * 2 if longest <= 192 else min(longest, 384)
 
 
 def _picture_size(table: Table, folder: Path, prompt: Prompt) -> tuple[int, int] | None:

@@ -58,16 +58,29 @@ def recommend(rows: Sequence[Row]) -> dict[str, Any] | None:
     if not likeness:
         return None
     ground = _score(base, "likeness") if base else math.nan
-    ground = min(likeness) if math.isnan(ground) else ground
     several = len(curves) > 1
-    if max(likeness) - ground < LEAST_GAIN:
-        return _nothing_gained(curves, base is not None, several)
-    compared = [_comparable(curve, base, ground, max(likeness), _variety(rows, base)) for curve in curves]
-    noise = max(map(_noise, curves), default=0.0) / (max(likeness) - ground)
-    noise = min(max(noise, LEAST_NOISE), MOST_NOISE)
+    noise = max(map(_noise, curves))
+    if no_choice := _no_choice(likeness, ground, noise):
+        row = min((row for curve in curves for row in curve), key=lambda row: (abs(row.strength - 1), row.epoch))
+        return _answer(row.epoch, row.strength, several, no_choice)
+    ground = min(likeness) if math.isnan(ground) else ground
+    gained = max(likeness) - ground
+    compared = [_comparable(curve, base, ground, gained, _variety(rows, base)) for curve in curves]
+    noise = min(max(noise / gained, LEAST_NOISE), MOST_NOISE)
     best = _earliest_of_the_best([one for curve in compared for one in curve], noise)
     curve = next(curve for curve in compared if best in curve)
     return _answer(best.epoch, best.strength, several, _reason(best, curve, noise))
+
+
+def _no_choice(likeness: list[float], ground: float, noise: float) -> str:
+    """Why the scores cannot tell the epochs apart, in words; empty when they can. `ground` is NaN without a base."""
+    if math.isnan(ground) and len(likeness) == 1:
+        return "there is no other to choose from"
+    gained = max(likeness) - (min(likeness) if math.isnan(ground) else ground)
+    if gained < LEAST_GAIN:
+        what = "all epochs score alike" if math.isnan(ground) else "likeness never rises above the base's"
+        return f"{what}; the earliest will do"
+    return "likeness goes up and down without a course; the earliest will do" if gained < 2 * noise else ""
 
 
 def _curves(rows: Sequence[Row]) -> list[list[Row]]:
@@ -92,7 +105,7 @@ def _variety(rows: Sequence[Row], base: Row | None) -> float:
     return own if not math.isnan(own) else max(_values(rows, "diversity"), default=math.nan)
 
 
-def _comparable(curve: list[Row], base: Row | None, ground: float, top: float, variety: float) -> list[_Candidate]:
+def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float, variety: float) -> list[_Candidate]:
     likeness, bleed, diversity, burn = (_smooth(curve, name) for name in ("likeness", "bleed", "diversity", "burn"))
     # Without any diversity, bleed is weighed against its own largest value.
     far = variety if variety > 0 else max(_values(curve, "bleed"), default=math.nan)
@@ -102,7 +115,7 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, top: float, v
         _Candidate(
             row.epoch,
             row.strength,
-            gain=(likeness[i] - ground) / (top - ground),
+            gain=(likeness[i] - ground) / gained,
             bleed=bleed[i] / far if far > 0 else math.nan,
             sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
             burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
@@ -148,14 +161,6 @@ def _earliest_of_the_best(candidates: list[_Candidate], noise: float) -> _Candid
 def _answer(epoch: int, strength: float, several: bool, reason: str) -> dict[str, Any]:
     name = f"Epoch {epoch} at {strength:g}" if several else f"Epoch {epoch}"
     return {"epoch": epoch, "strength": strength, "reason": f"{name}: {reason}."}
-
-
-def _nothing_gained(curves: list[list[Row]], base: bool, several: bool) -> dict[str, Any]:
-    row = min((row for curve in curves for row in curve), key=lambda row: (abs(row.strength - 1), row.epoch))
-    if sum(map(len, curves)) == 1 and not base:
-        return _answer(row.epoch, row.strength, several, "there is no other to choose from")
-    compared = "likeness never rises above the base's, so little was learned" if base else "all epochs score alike"
-    return _answer(row.epoch, row.strength, several, f"{compared}; the earliest will do")
 
 
 def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:

@@ -79,7 +79,13 @@ def test_a_lone_peak_of_few_epochs_is_taken():
 def test_nothing_learned_is_said():
     best = recommend(rows([0.4] * 6, BLEED[:6]))
     assert best["epoch"] == 1
-    assert "little was learned" in best["reason"]
+    assert best["reason"] == "Epoch 1: likeness never rises above the base's; the earliest will do."
+
+
+def test_scores_that_only_go_up_and_down_are_not_taken_for_a_course():
+    best = recommend(rows([0.42, 0.45, 0.41, 0.46, 0.42, 0.44, 0.41, 0.46]))
+    assert best["epoch"] == 1
+    assert "without a course" in best["reason"]
 
 
 def test_all_equal_without_a_base_gives_the_earliest():
