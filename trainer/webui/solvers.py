@@ -455,9 +455,7 @@ def _range(sigmas, sigma_min: float | None, sigma_max: float | None) -> tuple[fl
     return sigma_max or positive[0], sigma_min or positive[-1]
 
 
-def sample_dpm_fast(
-    denoiser, x, sigmas, *, noise=None, eta=1.0, s_noise=1.0, sigma_min=None, sigma_max=None
-):
+def sample_dpm_fast(denoiser, x, sigmas, *, noise=None, eta=1.0, s_noise=1.0, sigma_min=None, sigma_max=None):
     """DPM-Solver-fast: as many steps of order 3 as the evaluations allow, evenly in log σ.
 
     Of `sigmas` only the ends and the number count. A1111 runs it with eta 1.

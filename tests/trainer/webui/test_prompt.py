@@ -16,7 +16,25 @@ from trainer.webui.prompt import (
     strip_comments,
 )
 
-MARKS = ["a", "b ", " c", "[", "]", "(", ")", ":", "|", ":3", ":0.5]", "\\(", "\\", "\n", "AND", "BREAK", ":1.2)"]
+MARKS = [
+    "a",
+    "b ",
+    " c",
+    "[",
+    "]",
+    "(",
+    ")",
+    ":",
+    "|",
+    ":3",
+    ":0.5]",
+    "\\(",
+    "\\",
+    "\n",
+    "AND",
+    "BREAK",
+    ":1.2)",
+]
 FRAGMENTS = st.lists(st.sampled_from([*MARKS, "<lora:x:0.5>", "#", "😀", "[a|b]", "[c:d:5]"]), max_size=14)
 TEXTS = FRAGMENTS.map("".join) | st.text(max_size=60)
 
@@ -181,7 +199,9 @@ def test_deep_brackets_are_read_in_reasonable_time(text):
 def tokenize(text):
     """One token a word, commas apart; the id is the word's number or its hash."""
     words = text.replace(",", " , ").split()
-    return [267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words]
+    return [
+        267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words
+    ]
 
 
 def words(start, end):
