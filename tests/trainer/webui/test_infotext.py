@@ -70,7 +70,8 @@ second line
 Negative prompt: bad hands,
 text
 Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 42, Size: 512x768, \
-Model hash: abc, Model: photon, Clip skip: 2, Lora hashes: "moss: 123, fern: 456", Foo bar: x, Version: v1.10.1"""
+Model hash: abc, Model: photon, Clip skip: 2, Lora hashes: "moss: 123, fern: 456", Foo bar: x, \
+Version: v1.10.1"""
 
 
 def test_a1111s_text():

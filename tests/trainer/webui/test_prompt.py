@@ -11,6 +11,7 @@ from trainer.webui.prompt import (
     extract_networks,
     pad,
     parse,
+    read_styles,
     schedule,
     split_and,
     strip_comments,
@@ -289,3 +290,13 @@ def test_styles_merge():
     assert apply_style("a cat", "oil painting of {prompt}, thick") == "oil painting of a cat, thick"
     assert apply_style("a cat ", " detailed") == "a cat, detailed"
     assert apply_style("", "detailed") == "detailed"
+
+
+def test_styles_are_read_from_a1111s_file(tmp_path):
+    file = tmp_path / "styles.csv"
+    file.write_text(
+        'name,prompt,negative_prompt\nOil,"oil painting, {prompt}",blurry\nNone,,\n', encoding="utf-8-sig"
+    )
+    assert read_styles(file) == {"Oil": ("oil painting, {prompt}", "blurry"), "None": ("", "")}
+    with pytest.raises(UserError, match="missing.csv"):
+        read_styles(tmp_path / "missing.csv")
