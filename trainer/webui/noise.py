@@ -17,22 +17,28 @@ SOURCES = ("GPU", "CPU", "NV")
 
 # ── Philox ─────────────────────────────────────────────────────────────────────────────────────────────
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_MULTIPLIERS = (numpy.uint64(0xD2511F53), numpy.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = numpy.uint64(0xFFFFFFFF)
 _SHIFT = numpy.uint64(32)
+_BLOCK = 8192
 
 
 def philox4x32(counter: numpy.ndarray, key: tuple[int, int], rounds: int = 10) -> numpy.ndarray:
     """Philox 4x32 of counters [4, n] (uint32), a counter-based generator (Salmon et al. 2011, SC'11)."""
-    c0, c1, c2, c3 = (row.astype(numpy.uint64) for row in counter)
+    c0, c1, c2, c3 = counter.astype(numpy.uint64)
     k0, k1 = key
     for _ in range(rounds):
-        a, b = c0 * numpy.uint64(_MULTIPLIERS[0]), c2 * numpy.uint64(_MULTIPLIERS[1])
-        c0, c1, c2, c3 = (
-            (b >> _SHIFT) ^ c1 ^ numpy.uint64(k0), b & _LOW,
-            (a >> _SHIFT) ^ c3 ^ numpy.uint64(k1), a & _LOW,
-        )  # fmt: skip
+        a, b = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        # In place, as nearly all of the time goes into memory.
+        numpy.right_shift(b, _SHIFT, out=c0)
+        numpy.right_shift(a, _SHIFT, out=c2)
+        c0 ^= c1
+        c0 ^= numpy.uint64(k0)
+        c2 ^= c3
+        c2 ^= numpy.uint64(k1)
+        numpy.bitwise_and(b, _LOW, out=c1)
+        numpy.bitwise_and(a, _LOW, out=c3)
         k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
     return numpy.stack([c0, c1, c2, c3]).astype(numpy.uint32)
 
@@ -49,13 +55,17 @@ class Philox:
         self.offset = 0
 
     def randn(self, shape: Sequence[int]) -> torch.Tensor:
-        size = math.prod(shape)
-        counter = numpy.zeros((4, size), numpy.uint32)
-        counter[0] = self.offset
-        counter[2] = numpy.arange(size, dtype=numpy.uint32)
+        values = numpy.empty(math.prod(shape), numpy.float32)
+        # Blocks that stay in the processor's cache are several times faster than one pass over all.
+        for start in range(0, len(values), _BLOCK):
+            block = values[start : start + _BLOCK]
+            counter = numpy.zeros((4, len(block)), numpy.uint32)
+            counter[0] = self.offset
+            counter[2] = numpy.arange(start, start + len(block), dtype=numpy.uint32)
+            bits = philox4x32(counter, self.key)
+            block[:] = _box_muller(bits[0], bits[1])
         self.offset += 1
-        bits = philox4x32(counter, self.key)
-        return torch.from_numpy(_box_muller(bits[0], bits[1])).reshape(tuple(shape))
+        return torch.from_numpy(values).reshape(tuple(shape))
 
 
 def _box_muller(x: numpy.ndarray, y: numpy.ndarray) -> numpy.ndarray:

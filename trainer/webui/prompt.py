@@ -4,10 +4,12 @@ The order of the steps is the tool's, and it matters: `<lora:…>` is taken out 
 even inside brackets, schedules are settled before attention is read, and only then is the text tokenized.
 """
 
+import csv
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trainer.errors import UserError
 
@@ -537,6 +539,21 @@ def pad(chunks: Sequence[Chunk], size: int, *, bos: int = 49406, eos: int = 4940
 
 
 # ── styles ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_styles(path: Path) -> dict[str, tuple[str, str]]:
+    """{name: (prompt, negative prompt)} of A1111's styles.csv. Raises UserError when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"The styles in {path} cannot be read: {error}.") from error
+    # Files from before A1111 1.0 call the prompt "text".
+    return {
+        row["name"]: (row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or "")
+        for row in rows
+        if row.get("name")
+    }
 
 
 def apply_style(prompt: str, style: str) -> str:

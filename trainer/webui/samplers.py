@@ -209,8 +209,8 @@ def plan(
     """What A1111 runs for these settings.
 
     `denoise` None is a pass from pure noise; a number is image-to-image, or with `hires` the second pass,
-    which runs exactly `steps`. `discard_penultimate` asks for it beyond the samplers that do it by themselves.
-    `options` go to the schedule (rho, sigma_min, sigma_max, sdxl, alpha, beta).
+    which runs exactly `steps`. `discard_penultimate` asks for it also where the sampler does not do it by
+    itself. `options` go to the schedule (rho, sigma_min, sigma_max, sdxl, alpha, beta).
     """
     found, label = resolve(sampler, schedule)
     discard = discard_penultimate or found.discards_penultimate

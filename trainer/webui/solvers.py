@@ -14,6 +14,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from trainer.webui.schedules import float32
+
 INFINITY = float("inf")
 
 
@@ -159,14 +161,24 @@ def sample_dpmpp_sde(denoiser, x, sigmas, *, noise, eta=1.0, s_noise=1.0, r=0.5)
         if sigma_next == 0:
             x = denoised
             continue
-        middle = sigma * (sigma_next / sigma) ** r
+        at, middle, at_next = _float32_times(sigma, sigma_next, r)
         down, up = _ancestral(sigma, middle, eta)
-        halfway = _towards(x, denoised, sigma, down) + noise(sigma, middle) * (s_noise * up)
+        halfway = _towards(x, denoised, sigma, down) + noise(at, middle) * (s_noise * up)
         weight = 1 / (2 * r)
         mixed = (1 - weight) * denoised + weight * _denoise(denoiser, halfway, middle)
         down, up = _ancestral(sigma, sigma_next, eta)
-        x = _towards(x, mixed, sigma, down) + noise(sigma, sigma_next) * (s_noise * up)
+        x = _towards(x, mixed, sigma, down) + noise(at, at_next) * (s_noise * up)
     return x
+
+
+def _float32_times(sigma: float, sigma_next: float, r: float) -> tuple[float, float, float]:
+    """(σ, the σ between, σ_next) as they come back from float32 logarithms in k-diffusion.
+
+    The Brownian path is looked up by the sixth decimal, so the last bit shows in the picture.
+    """
+    t, t_next = float32(-math.log(sigma)), float32(-math.log(sigma_next))
+    between = float32(t + float32(float32(t_next - t) * r))
+    return float32(math.exp(-t)), float32(math.exp(-between)), float32(math.exp(-t_next))
 
 
 def sample_restart(denoiser, x, sigmas, *, noise, s_noise=1.0):
@@ -455,9 +467,7 @@ def _range(sigmas, sigma_min: float | None, sigma_max: float | None) -> tuple[fl
     return sigma_max or positive[0], sigma_min or positive[-1]
 
 
-def sample_dpm_fast(
-    denoiser, x, sigmas, *, noise=None, eta=1.0, s_noise=1.0, sigma_min=None, sigma_max=None
-):
+def sample_dpm_fast(denoiser, x, sigmas, *, noise=None, eta=1.0, s_noise=1.0, sigma_min=None, sigma_max=None):
     """DPM-Solver-fast: as many steps of order 3 as the evaluations allow, evenly in log σ.
 
     Of `sigmas` only the ends and the number count. A1111 runs it with eta 1.

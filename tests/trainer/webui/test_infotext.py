@@ -22,11 +22,22 @@ from trainer.webui.infotext import (
 )
 
 MARKS = [
-    "a", " ", "\n", ", ", ":", '"', "{", "}", "[", "\\", "\r", "\r\n", "é", "😀", "Negative prompt:", "Steps: 20",
+    "a", " ", "\n", ", ", ":", '"', "{", "}", "[", "\\", "\r", "\r\n", "é", "😀", "Negative prompt:",
+    "Steps: 20",
     "Steps: 20, Seed: 1, Size: 512x768", 'Exact text: "[\\"a\\", \\"b\\"]"', "Template: a", "\x00", "\u2028",
 ]  # fmt: skip
 TEXTS = st.lists(st.sampled_from(MARKS), max_size=8).map("".join) | st.text()
-NAMES = ["Steps", "Seed", "Size", "Hashes", "Lora hashes", "Exact text", "Negative prompt", "Template", "A/B-c"]
+NAMES = [
+    "Steps",
+    "Seed",
+    "Size",
+    "Hashes",
+    "Lora hashes",
+    "Exact text",
+    "Negative prompt",
+    "Template",
+    "A/B-c",
+]
 SETTINGS = st.dictionaries(st.sampled_from(NAMES), TEXTS, max_size=5)
 INFOS = st.builds(Infotext, TEXTS, TEXTS, SETTINGS)
 
@@ -47,7 +58,9 @@ def test_no_text_crashes(text):
     parse(text)
 
 
-@pytest.mark.parametrize("text", ['{"a": ' * 5000, "[" * 100000, 'a: "' * 3000, "Steps: 1, " * 5000, "a: b, " * 20000])
+@pytest.mark.parametrize(
+    "text", ['{"a": ' * 5000, "[" * 100000, 'a: "' * 3000, "Steps: 1, " * 5000, "a: b, " * 20000]
+)
 def test_long_nonsense_is_read(text):
     parse(text)
 
@@ -56,8 +69,9 @@ FULL = """a cat, (blue eyes:1.2), <lora:moss:0.8>
 second line
 Negative prompt: bad hands,
 text
-Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 42, Size: 512x768, Model hash: abc, \
-Model: photon, Clip skip: 2, Lora hashes: "moss: 123, fern: 456", Foo bar: x, Version: v1.10.1"""
+Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 42, Size: 512x768, \
+Model hash: abc, Model: photon, Clip skip: 2, Lora hashes: "moss: 123, fern: 456", Foo bar: x, \
+Version: v1.10.1"""
 
 
 def test_a1111s_text():
@@ -104,7 +118,8 @@ def test_civitais_unquoted_json():
 
 
 def test_civitais_one_line():
-    text = "a cat, blue Negative prompt: bad: worse Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 8x8"
+    settings = "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 8x8"
+    text = f"a cat, blue Negative prompt: bad: worse {settings}"
     info = parse(text)
     assert (info.prompt, info.negative_prompt) == ("a cat, blue", "bad: worse")
     assert info.settings == {
@@ -133,7 +148,15 @@ def test_quoting():
 
 
 def test_the_order_is_a1111s():
-    settings = {"Version": "v", "Foo": 1, "Hires upscale": 2, "Seed": 3, "Steps": 4, "Model": None, "Eta": 0.5}
+    settings = {
+        "Version": "v",
+        "Foo": 1,
+        "Hires upscale": 2,
+        "Seed": 3,
+        "Steps": 4,
+        "Model": None,
+        "Eta": 0.5,
+    }
     assert ordered(settings) == {
         "Steps": "4", "Seed": "3", "Hires upscale": "2", "Eta": "0.5", "Foo": "1", "Version": "v",
     }  # fmt: skip
@@ -250,7 +273,8 @@ WORKFLOW = {
     "3": node("CLIPTextEncode", text="a (cat:1.2)", clip=["2", 1]),
     "4": node("CLIPTextEncode", text=["9", 0], clip=["2", 1]),
     "5": node("EmptyLatentImage", width=512, height=768, batch_size=1),
-    "6": node("KSampler", seed=42, steps=25, cfg=6.5, sampler_name="dpmpp_2m", scheduler="karras", denoise=1.0,
+    "6": node("KSampler", seed=42, steps=25, cfg=6.5, sampler_name="dpmpp_2m", scheduler="karras",
+              denoise=1.0,
               model=["2", 0], positive=["3", 0], negative=["4", 0], latent_image=["5", 0]),
     "7": node("LatentUpscaleBy", upscale_method="bicubic", scale_by=1.5, samples=["6", 0]),
     "8": node("KSampler", seed=42, steps=12, cfg=6.5, sampler_name="euler_ancestral", scheduler="normal",
@@ -274,8 +298,8 @@ def test_comfyui():
     assert info.negative_prompt == "bad"
     assert info.settings == {
         "Steps": "25", "Sampler": "DPM++ 2M", "Schedule type": "Karras", "CFG scale": "6.5", "Seed": "42",
-        "Size": "512x768", "Model": "photon", "Denoising strength": "0.5", "RNG": "CPU", "Hires upscale": "1.5",
-        "Hires steps": "12", "Hires upscaler": "bicubic",
+        "Size": "512x768", "Model": "photon", "Denoising strength": "0.5", "RNG": "CPU",
+        "Hires upscale": "1.5", "Hires steps": "12", "Hires upscaler": "bicubic",
     }  # fmt: skip
 
 
@@ -290,8 +314,8 @@ def test_comfyuis_custom_sampler_behind_a_controlnet():
         "7": node("KSamplerSelect", sampler_name="res_multistep"),
         "8": node("RandomNoise", noise_seed=7),
         "9": node("EmptyLatentImage", width=64, height=64),
-        "10": node("SamplerCustomAdvanced", noise=["8", 0], guider=["5", 0], sampler=["7", 0], sigmas=["6", 0],
-                   latent_image=["9", 0]),
+        "10": node("SamplerCustomAdvanced", noise=["8", 0], guider=["5", 0], sampler=["7", 0],
+                   sigmas=["6", 0], latent_image=["9", 0]),
     }  # fmt: skip
     _, info = read_image(picture_with("prompt", flow))
     assert (info.prompt, info.negative_prompt) == ("yes", "no")
@@ -303,7 +327,8 @@ def test_comfyuis_custom_sampler_behind_a_controlnet():
 
 def test_invokeai():
     data = {
-        "positive_prompt": "a cat", "negative_prompt": "bad", "width": 512, "height": 640, "seed": 3, "steps": 30,
+        "positive_prompt": "a cat", "negative_prompt": "bad", "width": 512, "height": 640, "seed": 3,
+        "steps": 30,
         "cfg_scale": 7.5, "scheduler": "dpmpp_2m_k", "rand_device": "cpu", "model": {"name": "dream"},
         "loras": [{"model": {"name": "moss"}, "weight": 0.75}],
     }  # fmt: skip
@@ -317,8 +342,8 @@ def test_invokeai():
 
 
 def test_invokeai_2():
-    image = {"prompt": [{"prompt": "a cat [bad, worse]", "weight": 1}], "steps": 20, "cfg_scale": 7, "seed": 5,
-             "sampler": "k_euler_a", "width": 512, "height": 512}  # fmt: skip
+    image = {"prompt": [{"prompt": "a cat [bad, worse]", "weight": 1}], "steps": 20, "cfg_scale": 7,
+             "seed": 5, "sampler": "k_euler_a", "width": 512, "height": 512}  # fmt: skip
     _, info = read_image(picture_with("sd-metadata", {"model_weights": "sd-1.5", "image": image}))
     assert (info.prompt, info.negative_prompt) == ("a cat", "bad, worse")
     assert info.settings["Sampler"] == "Euler a"
@@ -327,8 +352,8 @@ def test_invokeai_2():
 
 LEAVES = st.sampled_from([None, 1, 2.5, True, "a", "euler", ["3", 0], ["1", 1], [5], float("nan")])
 INPUTS = st.dictionaries(
-    st.sampled_from(["positive", "negative", "text", "seed", "steps", "model", "lora_name", "latent_image", "width",
-                     "height", "scheduler", "sampler_name", "guider", "scale_by"]),
+    st.sampled_from(["positive", "negative", "text", "seed", "steps", "model", "lora_name", "latent_image",
+                     "width", "height", "scheduler", "sampler_name", "guider", "scale_by"]),
     LEAVES,
 )  # fmt: skip
 NODES = st.builds(node, st.sampled_from(["KSampler", "CLIPTextEncode", "LatentUpscale"])).flatmap(

@@ -11,12 +11,31 @@ from trainer.webui.prompt import (
     extract_networks,
     pad,
     parse,
+    read_styles,
     schedule,
     split_and,
     strip_comments,
 )
 
-MARKS = ["a", "b ", " c", "[", "]", "(", ")", ":", "|", ":3", ":0.5]", "\\(", "\\", "\n", "AND", "BREAK", ":1.2)"]
+MARKS = [
+    "a",
+    "b ",
+    " c",
+    "[",
+    "]",
+    "(",
+    ")",
+    ":",
+    "|",
+    ":3",
+    ":0.5]",
+    "\\(",
+    "\\",
+    "\n",
+    "AND",
+    "BREAK",
+    ":1.2)",
+]
 FRAGMENTS = st.lists(st.sampled_from([*MARKS, "<lora:x:0.5>", "#", "😀", "[a|b]", "[c:d:5]"]), max_size=14)
 TEXTS = FRAGMENTS.map("".join) | st.text(max_size=60)
 
@@ -181,7 +200,9 @@ def test_deep_brackets_are_read_in_reasonable_time(text):
 def tokenize(text):
     """One token a word, commas apart; the id is the word's number or its hash."""
     words = text.replace(",", " , ").split()
-    return [267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words]
+    return [
+        267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words
+    ]
 
 
 def words(start, end):
@@ -269,3 +290,13 @@ def test_styles_merge():
     assert apply_style("a cat", "oil painting of {prompt}, thick") == "oil painting of a cat, thick"
     assert apply_style("a cat ", " detailed") == "a cat, detailed"
     assert apply_style("", "detailed") == "detailed"
+
+
+def test_styles_are_read_from_a1111s_file(tmp_path):
+    file = tmp_path / "styles.csv"
+    file.write_text(
+        'name,prompt,negative_prompt\nOil,"oil painting, {prompt}",blurry\nNone,,\n', encoding="utf-8-sig"
+    )
+    assert read_styles(file) == {"Oil": ("oil painting, {prompt}", "blurry"), "None": ("", "")}
+    with pytest.raises(UserError, match="missing.csv"):
+        read_styles(tmp_path / "missing.csv")

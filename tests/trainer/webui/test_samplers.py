@@ -203,7 +203,9 @@ def test_dpmpp_2m_against_diffusers():
     diffusers = pytest.importorskip("diffusers")
     made = plan("DPM++ 2M", None, MODEL, 20)
     x = start() * made.sigmas[0]
-    scheduler = diffusers.DPMSolverMultistepScheduler(**config(), final_sigmas_type="zero", lower_order_final=True)
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        **config(), final_sigmas_type="zero", lower_order_final=True
+    )
     scheduler.config.euler_at_final = True
     assert relative(made.run(curved, x), run_unit_variance(scheduler, made.sigmas, x)) < 1e-4
 
@@ -298,7 +300,9 @@ def test_a_batch_is_its_pictures_alone(label):
     def render(seeds):
         first = NoiseSource(shape, seeds, "CPU", device="cpu", ensd=31337)
         x = made.start(first.initial())
-        return made.run(curved, x, noise_for(made, shape, seeds) if made.sampler.noise == "brownian" else first)
+        return made.run(
+            curved, x, noise_for(made, shape, seeds) if made.sampler.noise == "brownian" else first
+        )
 
     alone = torch.cat([render([seed]) for seed in seeds])
     assert relative(render(seeds), alone) < 1e-6
@@ -387,8 +391,10 @@ def test_lcm_sees_only_the_times_it_was_taught():
 @pytest.mark.parametrize(
     ("steps", "denoise", "exact", "expected"),
     [
-        (20, 0.5, False, (20, 11)), (20, 1.0, False, (20, 20)), (20, 0.04, False, (20, 1)), (20, 0, False, (0, 0)),
-        (20, 0.5, True, (40, 20)), (20, 1.0, True, (20, 20)), (15, 0.7, True, (21, 15)), (20, 0.0, True, (0, 0)),
+        (20, 0.5, False, (20, 11)), (20, 1.0, False, (20, 20)), (20, 0.04, False, (20, 1)),
+        (20, 0, False, (0, 0)),
+        (20, 0.5, True, (40, 20)), (20, 1.0, True, (20, 20)), (15, 0.7, True, (21, 15)),
+        (20, 0.0, True, (0, 0)),
     ],
 )  # fmt: skip
 def test_where_image_to_image_starts(steps, denoise, exact, expected):
@@ -472,7 +478,7 @@ def test_unknown_names_are_answered_with_near_ones():
 
 def test_listing_is_cheap():
     code = (
-        "import sys, trainer.webui.samplers, trainer.webui.prompt, trainer.webui.infotext, trainer.webui.foreign;"
+        "import sys; from trainer.webui import foreign, infotext, prompt, samplers;"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
