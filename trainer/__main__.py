@@ -113,6 +113,8 @@ def work(run: Run) -> None:
     with training_bar() as listener:
         try:
             train_run(run, listener)
+        except UserError:
+            raise  # said in one sentence, and in the run's status
         except BaseException:
             with open(run.path / "train.log", "a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
