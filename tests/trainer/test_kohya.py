@@ -140,6 +140,7 @@ def test_an_old_file_survives_a_failed_write(tmp_path, monkeypatch):
         (struct.pack("<Q", 2) + b"[]", "not a safetensors file"),
         (struct.pack("<Q", 4) + b"nope", "not a safetensors file"),
         (struct.pack("<Q", 9) + b'{"a": 12}', "not a safetensors file"),
+        (struct.pack("<Q", 21) + b'{"__metadata__": "me"}', "not a safetensors file"),
     ],
 )
 def test_broken_files_are_said_to_be(tmp_path, content, sentence):
@@ -327,7 +328,7 @@ def test_describe_warns(tmp_path, tensors, metadata, warning):
 
 
 def test_metadata_of_strangers_never_breaks_describe(tmp_path):
-    for value in ("", "null", "[1, 2]", "{", '{"a": [1]}', '{"a": {"b": "c"}}', "7"):
+    for value in ("", "null", "[1, 2]", "{", '{"a": [1]}', '{"a": {"b": "c", "img_count": "many"}}', "7"):
         metadata = dict.fromkeys(("ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info"), value)
         info = kohya.describe(saved(tmp_path, module(TO_K), metadata))
         assert info.triggers == ()

@@ -278,7 +278,8 @@ def _triggers(metadata: Metadata) -> tuple[str, ...]:
         return (phrase,)
     folders = _json(metadata, "ss_dataset_dirs")
     entries = folders.values() if isinstance(folders, dict) else ()
-    pictures = sum(entry.get("img_count", 0) for entry in entries if isinstance(entry, dict))
+    counts = [entry.get("img_count") for entry in entries if isinstance(entry, dict)]
+    pictures = sum(count for count in counts if isinstance(count, int))
     return tuple(tag for tag, count in _tags(metadata) if pictures and count >= pictures)[:3]
 
 
