@@ -100,7 +100,7 @@ def read_header(path: Path) -> Header:
             if length > size - 8:
                 raise ValueError("the header is cut off or it is no safetensors file")
             entries = json.loads(file.read(length))
-            metadata = entries.pop("__metadata__", {})
+            metadata = {str(key): str(value) for key, value in entries.pop("__metadata__", {}).items()}
             header = Header(
                 shapes={key: tuple(entry["shape"]) for key, entry in entries.items()},
                 dtypes={key: entry["dtype"] for key, entry in entries.items()},

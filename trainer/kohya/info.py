@@ -96,7 +96,8 @@ def describe(path: Path) -> LoraInfo:
     header = read_header(path)
     naming = _naming(header)
     if naming is None:
-        raise UserError(f"{path} is not a LoRA: it has none of a LoRA's tensors (its first is {min(header.shapes)!r}).")
+        content = f"its first tensor is {min(header.shapes)!r}" if header.shapes else "it is empty"
+        raise UserError(f"{path} is not a LoRA: none of its tensors is a LoRA's ({content}).")
     kind = _kind(header)
     family = _family(header)
     sha256, body = _hashes(path, header.start)
@@ -114,7 +115,7 @@ def describe(path: Path) -> LoraInfo:
         model_hash=(header.metadata.get("sshs_model_hash") or body)[:12],
         triggers=_triggers(header.metadata),
         tags=_tags(header.metadata),
-        tools=_tools(kind, naming),
+        tools=_tools(family, kind, naming),
         warnings=tuple(_warnings(header, kind, naming, family, body)),
         metadata=header.metadata,
     )
@@ -201,6 +202,7 @@ def _components(header: Header) -> dict[str, int]:
         "text_encoder_2": "text encoder 2",
         "text_encoder": "text encoder",
         "transformer": "transformer",
+        "base_model": "of an unnamed part",
     }
     found: Counter[str] = Counter()
     for module in _modules(header):
@@ -276,12 +278,15 @@ def _triggers(metadata: Metadata) -> tuple[str, ...]:
         return (phrase,)
     folders = _json(metadata, "ss_dataset_dirs")
     entries = folders.values() if isinstance(folders, dict) else ()
-    pictures = sum(entry.get("img_count", 0) for entry in entries if isinstance(entry, dict))
+    counts = [entry.get("img_count") for entry in entries if isinstance(entry, dict)]
+    pictures = sum(count for count in counts if isinstance(count, int))
     return tuple(tag for tag, count in _tags(metadata) if pictures and count >= pictures)[:3]
 
 
-def _tools(kind: str, naming: str) -> dict[str, str]:
-    answers = dict(TOOLS.get(naming, dict.fromkeys(TOOLS["kohya"], "unknown")))
+def _tools(family: str, kind: str, naming: str) -> dict[str, str]:
+    if not family.startswith(("SD 1.5", "SD 2.x", "SDXL")):
+        return dict.fromkeys(TOOLS["kohya"], "not known")
+    answers = dict(TOOLS.get(naming, dict.fromkeys(TOOLS["kohya"], "not known")))
     if kind in ("LoHa", "LoKr", "OFT", "(IA)³", "GLoRA", "full difference"):
         answers["diffusers"] = "no"
     if kind == "DoRA":

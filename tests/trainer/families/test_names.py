@@ -1,11 +1,13 @@
 """Original names of modules, judged by diffusers' own converters and by names known from published files."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 from diffusers.loaders import single_file_utils
 
-from trainer.families import FAMILIES, layout
+from trainer.families import FAMILIES, layout, shapes
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -65,3 +67,38 @@ def test_sd15_keeps_diffusers_names():
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     expected = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     assert FAMILIES["sd15"].kohya_name("unet", path) == expected
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_published_unets_are_read_off_their_shapes(family):
+    """Built from nothing but names and shapes, the UNet has the same weights and as many heads everywhere."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+
+    unet = tiny.full_size(family).unet
+    blocks = layout.Blocks.of(unet)
+    assert blocks == (layout.SD15 if family == "sd15" else layout.SDXL)
+    found = {layout.unet_name(key, blocks): tuple(weight.shape) for key, weight in unet.state_dict().items()}
+    config = shapes.unet_config(found | {shapes.POOLED: (1280, 1280)}, FAMILIES[family])
+    with init_empty_weights():
+        rebuilt = UNet2DConditionModel(**config)
+    assert described(rebuilt) == described(unet)
+    assert config.get("addition_time_embed_dim", 256) == 256
+
+
+def described(unet):
+    heads = {path: part.heads for path, part in unet.named_modules() if hasattr(part, "heads")}
+    return {key: tuple(weight.shape) for key, weight in unet.state_dict().items()}, heads
+
+
+def test_the_published_text_encoders_are_read_off_their_shapes():
+    first, second = tiny.full_size("sdxl").text_encoders
+    tokenizer = SimpleNamespace(bos_token_id=49406, eos_token_id=49407, pad_token_id=49407)
+    found = {key.removeprefix("text_model."): tuple(weight.shape) for key, weight in first.state_dict().items()}
+    config = shapes.clip_config(found, tokenizer)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (768, 12, 12)
+    assert (config.intermediate_size, config.hidden_act, config.vocab_size) == (3072, "quick_gelu", 49408)
+    found = {key: tuple(weight.shape) for key, weight in tiny.open_clip(second).items()}
+    config = shapes.open_clip_config(found, tokenizer)
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (1280, 32, 20)
+    assert (config.intermediate_size, config.hidden_act, config.projection_dim) == (5120, "gelu", 1280)

@@ -170,11 +170,11 @@ def original_state(model) -> dict[str, torch.Tensor]:
     for path, weight in model.text_encoders[0].state_dict().items():
         state[f"{prefix}transformer.text_model.{path.removeprefix('text_model.')}"] = weight
     if model.family.name == "sdxl":
-        state |= {f"conditioner.embedders.1.model.{k}": v for k, v in _open_clip(model.text_encoders[1]).items()}
+        state |= {f"conditioner.embedders.1.model.{k}": v for k, v in open_clip(model.text_encoders[1]).items()}
     return {key: weight.clone().contiguous() for key, weight in state.items()}
 
 
-def _open_clip(encoder) -> dict[str, torch.Tensor]:
+def open_clip(encoder) -> dict[str, torch.Tensor]:
     """bigG in OpenCLIP's names, written out by hand."""
     ours = {path.removeprefix("text_model."): weight for path, weight in encoder.state_dict().items()}
     state = {
