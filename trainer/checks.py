@@ -92,9 +92,9 @@ def missing_captions(config: TrainConfig, examples: list[Example]) -> Iterator[P
 def large_crops(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     for example in examples:
         if example.placement.lost > 0.2:
-            share = f"{example.placement.lost:.0%}"
-            reason = f"{example.path.name} loses {share} of its area in its bucket; crop it yourself to choose what."
-            yield Problem("data.bucket_max", "warning", reason)
+            share, bucket = f"{example.placement.lost:.0%}", "×".join(map(str, example.placement.bucket))
+            reason = f"{example.path.name} loses {share} of its area to bucket {bucket}; crop it yourself to choose."
+            yield Problem("data.folder", "warning", reason)
 
 
 RULES: list[Rule] = [

@@ -144,7 +144,7 @@ class DataConfig(Part):
     )
     bucket_min: int = setting(
         256,
-        ge=64,
+        ge=8,
         le=2048,
         multiple_of=8,
         unit="px",

@@ -62,6 +62,7 @@ def describe(model, device: torch.device) -> dict[str, Any]:
 
 def facts(model, config: TrainConfig, examples: list[Example], **progress: Any):
     """What a LoRA file's metadata says beyond the configuration."""
+    from trainer.families.base import hash_path
     from trainer.kohya import Facts
 
     folder = Path(config.data.folder).name
@@ -71,6 +72,9 @@ def facts(model, config: TrainConfig, examples: list[Example], **progress: Any):
         family=model.family,
         base_name=model.name,
         base_sha256=model.sha256(),
+        base_legacy_hash=model.legacy_hash(),
+        vae_name=Path(model.vae_path).stem if model.vae_path else "",
+        vae_sha256=hash_path(Path(model.vae_path)) if model.vae_path else "",
         tag_frequency={folder: dict(tags.most_common())},
         images={folder: len(examples)},
         buckets={bucket: count * config.data.repeats for bucket, count in buckets.items()},

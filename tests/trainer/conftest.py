@@ -19,14 +19,3 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 def model(request, folders) -> families.BaseModel:
     """A tiny base of each family, fresh for every test."""
     return families.load(str(folders[request.param]))
-
-
-@pytest.fixture
-def one_thread():
-    """Models this small are faster on one thread, and much faster where the other cores are busy."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)

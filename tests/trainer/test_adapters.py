@@ -14,7 +14,6 @@ from trainer.errors import UserError
 LISTS = [folder / "shared" / "formats" for folder in Path(__file__).resolve().parents]
 LISTS = next((folder for folder in LISTS if folder.is_dir()), None)
 CONFIG = AdapterConfig(rank=4, alpha=2)
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def learned(adapter, seed=0):

@@ -9,7 +9,6 @@ from trainer.errors import UserError
 from trainer.families import Conditioning
 
 LONG = "a cat, " * 40  # letters are tokens here: some 200 of them
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture

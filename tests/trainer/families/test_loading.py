@@ -16,8 +16,6 @@ from safetensors.torch import load_file, save_file
 from trainer import families
 from trainer.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture
 def single(model, tmp_path) -> Path:
