@@ -1,0 +1,86 @@
+"""Who may import whom: __main__ → stories → components → contract, and the studio only the contract."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONTRACT = {"errors", "files", "config", "presets", "run", "cells", "examples", "texts", "checks", "schedules", "dataset", "taggers"}
+CONTRACT |= {"webui"}
+COMPONENTS = {"families", "adapters", "optimizers", "losses", "metrics", "kohya", "toybox", "grid", "report", "recommend"}
+COMPONENTS |= {"environment"}
+STORIES = {"batches", "loop", "checkpoint", "record", "render", "evaluate", "export", "tag", "demo", "doctor", "terminal"}
+# What a component may take from another, and why.
+ALLOWED = {
+    ("adapters", "families"): "a LoRA sits on a BaseModel",
+    ("kohya", "families"): "names and shapes of a family's modules, for types and for telling files apart",
+    ("report", "grid"): "the report is the grid in another form: same table",
+    ("report", "metrics"): "labels of the scores",
+    ("grid", "metrics"): "labels of the scores",
+    ("recommend", "metrics"): "which scores are better high",
+    ("environment", "kohya"): "what a run's environment says in the file's metadata",
+    ("environment", "families"): "how files are hashed",
+    ("families", "toybox"): "toybox/sd15 is a path",
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT / "trainer").parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """Rooms of trainer/ that a file imports, at the top or inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            if parts[0] == "trainer":
+                found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+    return found
+
+
+FILES = [path for path in sorted((ROOT / "trainer").rglob("*.py")) if path.name not in ("__init__.py", "__main__.py")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_point_inwards(path):
+    here, others = room(path), imported_rooms(path) - {room(path)}
+    assert here in CONTRACT | COMPONENTS | STORIES, f"{here}: say in this test which layer the new room belongs to"
+    if here in CONTRACT:
+        # A tagger's weights may lie in the toybox, which is only a table of paths.
+        assert others <= CONTRACT | {"toybox", "optimizers"}
+    elif here in COMPONENTS:
+        beyond = {other for other in others if other not in CONTRACT and (here, other) not in ALLOWED}
+        assert not beyond
+    assert "__main__" not in others
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studio").rglob("*.py")), ids=lambda path: path.name)
+def test_the_studio_sees_the_contract_only(path):
+    assert imported_rooms(path) <= CONTRACT
+
+
+@pytest.mark.parametrize("module", ["studio.app", "trainer.run", "trainer.config", "trainer.cells", "trainer.taggers"])
+def test_the_contract_is_cheap(module):
+    """No torch, and no streamlit inside the trainer."""
+    unwanted = ["torch", "diffusers", "peft", "transformers"] + ["streamlit"] * module.startswith("trainer")
+    code = (
+        f"import sys, logging; logging.disable()\nimport {module}\n"
+        f"print([name for name in {unwanted} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_trainer_never_imports_streamlit():
+    assert not [path for path in (ROOT / "trainer").rglob("*.py") if "import streamlit" in path.read_text("utf-8")]
+
+
+def test_the_users_datasets_folder_does_not_shadow_the_library():
+    import datasets
+
+    assert hasattr(datasets, "load_dataset")
+    assert not (ROOT / "datasets" / "__init__.py").exists()
