@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CONTRACT = {"errors", "files", "config", "presets", "run", "cells", "examples", "texts", "checks", "schedules", "dataset", "taggers"}
-CONTRACT |= {"webui"}
-COMPONENTS = {"families", "adapters", "optimizers", "losses", "metrics", "kohya", "toybox", "grid", "report", "recommend"}
-COMPONENTS |= {"environment"}
-STORIES = {"batches", "loop", "checkpoint", "record", "render", "evaluate", "export", "tag", "demo", "doctor", "terminal"}
+CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
+COMPONENTS = set("families adapters optimizers losses metrics kohya toybox grid report recommend environment".split())
+STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
