@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -326,6 +327,8 @@ def ui(port: Annotated[int, typer.Option(help="Where it listens, on this machine
 
 def main() -> None:
     """Entry point: what a person can mend is one sentence and exit code 2, never a traceback."""
+    # bitsandbytes tells at import which of its kernels are not here; `doctor` says what matters.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # A console that cannot show a character (older Windows) must not end a training run.
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")

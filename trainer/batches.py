@@ -80,8 +80,9 @@ class Store:
 
     def add(self, rows: Iterator[tuple[str, dict[str, Tensor]]]) -> None:
         """Write rows of (key, tensors) as one shard. float32 is kept exactly. No rows, no shard."""
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
 
+        disable_progress_bars()  # the run has a bar of its own
         flat = []
         for key, tensors in rows:
             flat.append({"key": key})

@@ -83,7 +83,7 @@ class ModelConfig(Part):
     gradient_checkpointing: bool = setting(
         False,
         label="Gradient checkpointing",
-        help="Saves a good third of the memory and costs about a quarter of the speed. For cards with 8 GB or less.",
+        help="Computes parts of the network twice instead of keeping them: saves much memory and costs some speed.",
         kohya="gradient_checkpointing",
     )
 

@@ -81,8 +81,6 @@ class Trainer:
         self.recorder.state("preparing", f"Loading {settings.base}")
         device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
         model = families.load(settings.base, dtype=dtype, device=device, vae=settings.vae)
-        # The VAE is used once a picture: float32 costs little, and SDXL's own overflows in fp16.
-        model.vae.to(torch.float32)
         environment.use_attention(model.unet, settings.attention)
         if settings.gradient_checkpointing:
             environment.use_checkpointing(model, self.config.adapter.text_encoder)

@@ -32,7 +32,6 @@ def load_base(config: TrainConfig, device: str) -> BaseModel:
     require_precision(config.model.precision, device)
     dtype = DTYPES[config.model.precision]
     model = families.load(config.model.base, dtype=dtype, device=device, vae=config.model.vae)
-    model.vae.to(torch.float32)
     use_attention(model.unet, config.model.attention)
     return model
 
