@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.config import DataConfig
+from trainer.config import DataConfig, TrainConfig
 from trainer.dataset import buckets, captions, images
 from trainer.errors import UserError
 
@@ -66,6 +66,12 @@ def _example(picture: images.Picture, config: DataConfig, shapes: list[tuple[int
     )
 
 
+def count_steps(examples: list[Example], config: TrainConfig) -> tuple[int, int]:
+    """Updates in all and in one epoch."""
+    placements, repeats = [e.placement for e in examples], [e.repeats for e in examples]
+    batches = buckets.steps_per_epoch(placements, repeats, config.loop.batch_size)
+    per_epoch = -(-batches // config.loop.gradient_accumulation)
+    return per_epoch * config.loop.epochs, per_epoch
 
 
 def common_first_tag(folder: Path) -> str:

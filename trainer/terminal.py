@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from trainer import run as runs
-from trainer.examples import Example
+from trainer.examples import Example, count_steps
+from trainer.files import write_json
 from trainer.run import Run, Status
 from trainer.texts import MARKS, duration, file_size
 
 console = Console(highlight=False)
+TELL_INTERVAL = 0.5  # seconds between two writes of the progress file
 LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
 
 
@@ -32,13 +36,30 @@ def bar(description: str) -> Iterator:
     """A progress bar; yields advance(done, total, note)."""
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     columns += [TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    tell = _Teller()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(description, total=None, note="")
 
         def advance(done: int, total: int | None, note: str = "", description: str = description) -> None:
             progress.update(task, completed=done, total=total, note=note, description=description)
+            tell(description, done, total, note)
 
         yield advance
+
+
+class _Teller:
+    """Writes where a bar stands into the file that LORA_STUDIO_PROGRESS names, for a page that watches."""
+
+    def __init__(self) -> None:
+        self._path = os.environ.get("LORA_STUDIO_PROGRESS", "")
+        self._written = 0.0
+
+    def __call__(self, description: str, done: int, total: int | None, note: str) -> None:
+        now = time.monotonic()
+        if not self._path or (done != total and now - self._written < TELL_INTERVAL):
+            return
+        self._written = now
+        write_json(Path(self._path), {"description": description, "done": done, "total": total, "note": note})
 
 
 @contextmanager
@@ -85,16 +106,6 @@ def print_plan(examples: list[Example], config) -> None:
     console.print(rows)
     if len(listed) < len(examples):
         console.print(f"… and {len(examples) - len(listed)} pictures of which nothing is cropped off (dataset.json)")
-
-
-def count_steps(examples: list[Example], config) -> tuple[int, int]:
-    """Updates in all and in one epoch."""
-    from trainer.dataset import buckets
-
-    placements, repeats = [e.placement for e in examples], [e.repeats for e in examples]
-    batches = buckets.steps_per_epoch(placements, repeats, config.loop.batch_size)
-    per_epoch = -(-batches // config.loop.gradient_accumulation)
-    return per_epoch * config.loop.epochs, per_epoch
 
 
 def print_runs(found: list[Run]) -> None:

@@ -1,0 +1,270 @@
+"""Train: choose base, pictures and settings, see what will happen, start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from studio import forms, jobs, panels, places, state
+from studio.text import escape, plural
+from trainer import checks, presets
+from trainer.config import TrainConfig, settings
+from trainer.dataset import buckets
+from trainer.errors import UserError
+from trainer.examples import Example, common_first_tag, count_steps, load_examples
+from trainer.files import write_text
+from trainer.run import Run, slug
+
+OWN = ("name", "model.base", "data.folder", "data.trigger")  # drawn by hand, above the others
+NO_PRESET = "Defaults"
+LISTED = 12  # crops shown before they are counted
+
+
+def main() -> None:
+    st.title("Train")
+    state.show_notice()
+    form, outcome = st.columns([3, 2], gap="large")
+    with form:
+        preset = choose_preset()
+        ask_subject(preset)
+        st.divider()
+        front = [s.path for s in settings() if s.front and s.path not in OWN]
+        forms.show(front, preset)
+        show_advanced(preset)
+    with outcome, st.container(border=True):
+        show_outcome(preset)
+
+
+# ── what is trained on what ─────────────────────────────────────────────────────────────────────────────
+
+
+def choose_preset() -> dict[str, Any]:
+    """The preset's values; changing it keeps what was set by hand."""
+    names = [*presets.find(), NO_PRESET]
+    current = st.session_state.get(state.PRESET, first_preset(names))
+    index = names.index(current) if current in names else 0
+    name = st.selectbox("Preset", names, index=index, key=f"preset {state.generation()}")
+    if name != current:
+        state.set_draft(state.draft(), name)
+        st.rerun()
+    st.session_state[state.PRESET] = name
+    if name == NO_PRESET:
+        return {}
+    try:
+        preset = presets.load(name)
+    except UserError as error:
+        st.error(escape(error))
+        return {}
+    st.caption(escape(preset.about))
+    return preset.values
+
+
+def first_preset(names: list[str]) -> str:
+    return "sd15-character" if "sd15-character" in names else names[0]
+
+
+def ask_subject(preset: dict[str, Any]) -> None:
+    """Base, pictures, name and trigger."""
+    known = forms.by_path()
+    left, right = st.columns(2)
+    with left:
+        ask_base(preset)
+        forms.widget(known["name"], preset)
+    with right:
+        ask_pictures()
+        forms.widget(known["data.trigger"], preset | {"data.trigger": usual_trigger()})
+
+
+def ask_base(preset: dict[str, Any]) -> None:
+    """A base that was found or any other that is typed; only here may a path lead outside the working folder."""
+    usual = preset.get("model.base", TrainConfig().model.base)
+    found = [base.path for base in places.bases()]
+    value = state.draft().get("model.base", usual)
+    options = list(dict.fromkeys([value, usual, *found, *panels.toybox_bases()]))
+    setting = forms.by_path()["model.base"]
+    changed = "model.base" in state.draft()
+    picked = st.selectbox(
+        forms.label(setting, changed),
+        options,
+        key=f"set {state.generation()} model.base",
+        accept_new_options=True,
+        help=forms.explain(setting, usual, changed) + "\n\nChoose one, or type a path or hub id.",
+    )
+    set_or_drop("model.base", picked, usual)
+
+
+def ask_pictures() -> None:
+    names = places.datasets()
+    if not names:
+        st.text("Pictures")
+        st.caption("No folder in datasets/ yet.")
+        st.page_link("pages/dataset.py", label="Add pictures", icon=":material/add_photo_alternate:")
+        return
+    name = state.select("Pictures", "dataset", names, help="A folder in datasets/ with pictures and their captions.")
+    state.draft()["data.folder"] = (places.DATASETS / name).as_posix()
+
+
+def usual_trigger() -> str:
+    """What all captions begin with, offered where nothing else was said."""
+    folder = state.draft().get("data.folder")
+    if not folder:
+        return ""
+    try:
+        return trigger_of(folder, panels.stamp(Path(folder)))
+    except UserError:
+        return ""
+
+
+@st.cache_data(max_entries=50, show_spinner=False)
+def trigger_of(folder: str, stamp: tuple) -> str:
+    return common_first_tag(Path(folder))
+
+
+def set_or_drop(path: str, value: Any, usual: Any) -> None:
+    draft = state.draft()
+    changed = path in draft
+    if value is None or value == usual:
+        draft.pop(path, None)
+    else:
+        draft[path] = value
+    if changed != (path in draft):
+        st.rerun()
+
+
+def show_advanced(preset: dict[str, Any]) -> None:
+    paths = [s.path for s in settings() if not s.front and s.path not in OWN]
+    differing = sum(path in state.draft() for path in paths)
+    note = f" ({differing} differ{'s' * (differing == 1)} from the preset)" if differing else ""
+    with st.expander(f"Advanced{note}", key=f"advanced {state.generation()}"):
+        forms.show_groups(paths, preset)
+
+
+# ── what will happen ────────────────────────────────────────────────────────────────────────────────────
+
+
+def show_outcome(preset: dict[str, Any]) -> None:
+    """Steps, buckets, problems, and the button; whatever is wrong stands where the button would be."""
+    st.subheader("What will happen")
+    try:
+        config = configure(preset)
+        if not config.data.folder:
+            st.info("Choose a folder of pictures, and this column says what training will do with it.")
+            return
+        examples = cached_examples(config.data.model_dump_json(), panels.stamp(Path(config.data.folder)))
+    except UserError as error:
+        st.error(escape(error))
+        return
+    show_steps(config, examples)
+    blocked = show_problems(checks.check(config, examples), preset)
+    show_buckets(config, examples)
+    show_actions(config, preset, blocked)
+
+
+def configure(preset: dict[str, Any]) -> TrainConfig:
+    """Preset and draft as a checked configuration; name and trigger follow from the folder if not given."""
+    draft = dict(state.draft())
+    folder = draft.get("data.folder", "")
+    filled = {"data.trigger": usual_trigger(), "name": Path(folder).name} if folder else {}
+    values = preset | {path: value for path, value in filled.items() if not draft.get(path)} | draft
+    return presets.layer(values, where="This form")
+
+
+@st.cache_data(max_entries=20, show_spinner="Looking at the pictures …")
+def cached_examples(data: str, stamp: tuple) -> list[Example]:
+    """`stamp` makes the answer old when a file changes."""
+    from trainer.config import DataConfig
+
+    return load_examples(DataConfig.model_validate_json(data))
+
+
+def show_steps(config: TrainConfig, examples: list[Example]) -> None:
+    steps, per_epoch = count_steps(examples, config)
+    st.metric("Steps", f"{steps:,}", label_visibility="collapsed")
+    sentence = f"{plural(len(examples), 'picture')} × {config.data.repeats} repeats × {config.loop.epochs} epochs"
+    st.text(f"{sentence} ÷ batch {config.loop.batch_size} = {plural(steps, 'step')}")
+    st.caption(f"{plural(per_epoch, 'step')} an epoch. Every epoch is saved as a finished file in runs/.")
+
+
+def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> bool:
+    """Every problem with the button that mends it; True when one of them keeps the run from starting."""
+    for number, problem in enumerate(problems[:6]):
+        say = st.error if problem.severity == "error" else st.warning
+        name = forms.by_path()[problem.setting].label
+        say(f"**{escape(name)}**: {escape(problem.reason)}", icon=":material/error:" if say is st.error else None)
+        if problem.suggestion is not None:
+            text = f"Set {name} to {forms.shown(problem.suggestion)}"
+            st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))
+    if len(problems) > 6:
+        st.caption(f"… and {plural(len(problems) - 6, 'smaller thing')} to look at.")
+    return any(problem.severity == "error" for problem in problems)
+
+
+def mend(problem: checks.Problem) -> None:
+    """Put the suggestion into the form."""
+    path, value = presets.parse_override(f"{problem.setting}={problem.suggestion}")
+    state.set_draft(state.draft() | {path: value})
+
+
+def show_buckets(config: TrainConfig, examples: list[Example]) -> None:
+    plan = buckets.describe(
+        [example.path.name for example in examples],
+        [example.placement for example in examples],
+        [example.repeats for example in examples],
+        config.loop.batch_size,
+    )
+    cropped = sorted((e for e in examples if e.placement.lost > 0), key=lambda e: -e.placement.lost)
+    with st.expander(f"{plural(len(plan.buckets), 'bucket')}, {len(cropped)} pictures cropped", key="buckets"):
+        for line in plan.buckets:
+            st.text(str(line))
+        for example in cropped[:LISTED]:
+            st.caption(f"{escape(example.path.name)}: {example.placement.lost:.0%} cropped off")
+        if len(cropped) > LISTED:
+            st.caption(f"… and {len(cropped) - LISTED} more")
+
+
+def show_actions(config: TrainConfig, preset: dict[str, Any], blocked: bool) -> None:
+    if st.button("Start training", type="primary", width="stretch", disabled=blocked, icon=":material/play_arrow:"):
+        start(config)
+    left, right = st.columns(2)
+    if left.button("Reset to the preset", width="stretch", disabled=not state.draft().keys() - {"data.folder"}):
+        state.set_draft({})
+        st.rerun()
+    with right.popover("Save as preset", width="stretch"):
+        save_preset(config)
+
+
+def start(config: TrainConfig) -> None:
+    """Make the run and hand it to a worker; from then on the runs page shows it."""
+    try:
+        run = Run.create(config, places.RUNS)
+        jobs.start_training(run)
+    except UserError as error:
+        st.error(escape(error))
+        return
+    state.choose("run", run.name)
+    st.switch_page("pages/runs.py", query_params={"run": run.name})
+
+
+def save_preset(config: TrainConfig) -> None:
+    name = st.text_input("Name of the preset", key="preset name")
+    about = st.text_input("What it is for", key="preset about")
+    if not st.button("Save", key="save preset", disabled=not name.strip()):
+        return
+    path = places.PRESETS / f"{slug(name)}.toml"
+    if path.exists():
+        st.error(f"{escape(path)} is there already: choose another name.")
+        return
+    changed = {path: value for path, (_, value) in presets.differences(config).items() if path not in OWN[:1] + OWN[2:]}
+    try:
+        write_text(path, presets.to_toml(presets.nest(changed), about.strip()))
+    except UserError as error:
+        st.error(escape(error))
+        return
+    state.set_draft({path: value for path, value in state.draft().items() if path in OWN}, path.stem)
+    state.notify(f"Saved {path}.")
+    st.rerun()
+
+
+main()
