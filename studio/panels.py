@@ -141,3 +141,8 @@ def demo_ready() -> bool:
 
 def runs_by_name() -> dict[str, Any]:
     return {run.name: run for run in places.runs()}
+
+
+def clip_option() -> list[str]:
+    """Likeness by CLIP where its weights are at hand."""
+    return ["--clip=toybox/clip"] if toybox.PARTS["clip"].is_dir() else []

@@ -1,3 +1,97 @@
+"""Home: the four steps and where they stand, the last runs, and a first look on the toybox."""
+
+from __future__ import annotations
+
 import streamlit as st
 
-st.title("x")
+from studio import jobs, panels, places, state
+from studio.text import escape, plural
+from trainer.texts import MARKS
+
+REFRESH = 2.0
+SHOWN = 5  # runs
+
+
+def main() -> None:
+    st.title("A folder of pictures in, a LoRA out", anchor=False)
+    state.show_notice()
+    st.caption("Four steps. Everything in between is a file you can read.")
+    st.space("small")
+    show_steps()
+    st.space("small")
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        show_runs()
+    with right:
+        job = jobs.latest("demo")
+        st.fragment(show_demo, run_every=REFRESH if job and job.active else None)()
+
+
+def show_steps() -> None:
+    runs, datasets, loras = places.runs(), places.datasets(), places.loras()
+    epochs = sum(len(run.epochs()) for run in runs)
+    compared = sum(1 for run in runs for _ in (run.path / "evaluations").glob("*/evaluation.json"))
+    steps = [
+        ("1", "Tag", "Pictures and a caption beside each.", plural(len(datasets), "folder"), "dataset", datasets),
+        ("2", "Train", "Ten settings, each explained.", plural(len(runs), "run"), "train", runs),
+        ("3", "Compare", "Every epoch beside the base.", f"{compared} of {len(runs)} runs", "compare", compared),
+        ("4", "Export", "The one you chose, in models/.", plural(len(loras), "LoRA"), "library", loras),
+    ]
+    if not epochs:
+        steps[2] = (*steps[2][:3], "after the first epoch", *steps[2][4:])
+    todo = next((number for number, *_, done in steps if not done), "")
+    for column, step in zip(st.columns(4), steps):
+        with column:
+            show_step(*step, following=step[0] == todo)
+
+
+def show_step(number: str, name: str, about: str, count: str, page: str, done, following: bool) -> None:
+    with st.container(border=True, height="stretch"):
+        mark = ":green[✔]" if done else ":primary[●]" if following else "○"
+        st.markdown(f"#### {mark} {number} · {name}")
+        st.text(about)
+        st.caption(count)
+        label = {"dataset": "Pictures", "train": "Set up", "compare": "Compare", "library": "Library"}[page]
+        st.page_link(f"pages/{page}.py", label=label, icon=":material/arrow_forward:", icon_position="right")
+
+
+def show_runs() -> None:
+    st.subheader("Last runs")
+    runs = places.runs()
+    if not runs:
+        st.text("None yet. The demo beside this makes one, or set up your own.")
+        return
+    for run in runs[:SHOWN]:
+        status = run.status
+        with st.container(border=True, horizontal=True, vertical_alignment="center"):
+            text = f"{MARKS[status.state]} {run.name}"
+            st.page_link("pages/runs.py", label=escape(text), query_params={"run": run.name}, width="stretch")
+            st.caption(f"{status.state} · {plural(len(run.epochs()), 'epoch')}", width="content")
+    st.page_link("pages/runs.py", label="All runs", icon=":material/arrow_forward:")
+
+
+def show_demo() -> None:
+    """One button that does the whole job on the built-in miniature models."""
+    st.subheader("See the whole job in minutes")
+    st.text("The demo teaches a tiny built-in model a drawn character: tag, train, compare, export. No download.")
+    job = jobs.latest("demo")
+    active = panels.show_job(job, "demo", "Demo")
+    if active:
+        st.session_state["demo watched"] = True
+        panels.show_log(job.tail(12))
+        return
+    if st.session_state.pop("demo watched", False):
+        st.rerun()
+    if job and job.state == "done":
+        st.success("Done. Look at its run and its comparison.")
+        with st.expander("What it said", key="demo log"):
+            panels.show_log(job.tail(40))
+    ready = panels.demo_ready()
+    if st.button("Run the demo", type="primary", key="demo", disabled=not ready, icon=":material/play_arrow:"):
+        jobs.start("demo")
+        st.rerun()
+    if not ready:
+        st.caption("The toybox's weights are not installed here; `lora-studio doctor` says what to do.")
+
+
+main()
