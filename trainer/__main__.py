@@ -317,12 +317,15 @@ def demo(
 
 @app.command()
 def ui(port: Annotated[int, typer.Option(help="Where it listens, on this machine only.")] = 8501):
-    """Open the studio in the browser."""
+    """Serve the studio in the browser, for this machine only, over the folder that it is started in."""
     import subprocess
 
     page = Path(__file__).resolve().parent.parent / "studio" / "app.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(page), "--server.address=127.0.0.1"]
-    raise typer.Exit(subprocess.call([*command, f"--server.port={port}", "--browser.gatherUsageStats=false"]))
+    command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
+    # Also in studio/.streamlit/config.toml; said here again because a user's own configuration must not open it up.
+    safe = ["--server.address=127.0.0.1", "--server.enableXsrfProtection=true", "--browser.gatherUsageStats=false"]
+    console.print(f"The studio opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it, what it started goes on.")
+    raise typer.Exit(subprocess.call([*command, *safe]))
 
 
 def main() -> None:

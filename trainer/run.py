@@ -11,6 +11,7 @@
       epochs/             moss-cat-000001.safetensors …, each a finished LoRA
       state/              what an exact resume needs
       evaluations/        one folder per comparison
+      job/                the studio's worker, if it started the trainer: its lock, progress and exit code
 """
 
 from __future__ import annotations

@@ -1,27 +1,10 @@
 """The runs page over nothing, over a run of every state, and over broken folders."""
 
-from pathlib import Path
-
 import pytest
-from streamlit.testing.v1 import AppTest
 
+from studio import jobs
 from trainer import presets
 from trainer.run import Progress, Run
-
-PAGE = str(Path(__file__).parent.parent.parent / "studio" / "app.py")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def shown(name: str = "moss") -> tuple[AppTest, str]:
-    page = AppTest.from_file(PAGE, default_timeout=30).run()
-    assert not page.exception
-    elements = [*page.text, *page.caption, *page.error, *page.info, *page.title]
-    return page, "\n".join(element.value for element in elements)
 
 
 def make(name: str, state: str, message: str = "") -> Run:
@@ -30,38 +13,73 @@ def make(name: str, state: str, message: str = "") -> Run:
     return run
 
 
-def test_nothing_yet_says_what_to_do(here):
-    assert "lora-studio train" in shown()[1]
+def test_nothing_yet_says_what_to_do(open_page, words):
+    assert "No runs yet" in words(open_page("runs"))
 
 
 @pytest.mark.parametrize("state", ["queued", "stopped", "finished", "failed"])
-def test_every_state_is_shown(state, here):
+def test_every_state_is_shown(state, open_page, words):
     run = make("moss", state, "because of this")
-    text = shown()[1]
+    text = words(open_page("runs"))
     assert run.name in text and state in text and "because of this" in text
 
 
-def test_a_dead_trainer_is_shown_as_interrupted(here):
+def test_a_dead_trainer_is_shown_as_interrupted_and_can_be_resumed(open_page, words, monkeypatch):
+    started = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda command, **_: started.append(command))
     make("moss", "training")
-    assert "interrupted" in shown()[1]
+    page = open_page("runs")
+    assert "interrupted" in words(page)
+    page.button(key="resume").click().run()
+    assert started[0][-2] == "resume" and "moss" in started[0][-1]
+    assert "Starting" in words(page)
 
 
-def test_a_living_trainer_shows_its_progress(here):
+def test_a_living_trainer_shows_its_progress_and_obeys(open_page, words):
     run = make("moss", "training")
     with run.lock():
-        page, text = shown()
-    assert "training" in text and "step 4/12" in text
+        page = open_page("runs")
+        text = words(page)
+        assert "training" in text and "4/12" in text
+        page.button(key="save now").click().run()
+        page.button(key="stop").click().run()
+    assert run.take_request("save") and run.take_request("stop")
 
 
-def test_names_and_messages_are_text_not_markup(here):
+def test_out_of_memory_comes_with_a_remedy(open_page, words):
+    make("moss", "failed", "CUDA out of memory")
+    assert "batch size" in words(open_page("runs"))
+
+
+def test_names_and_messages_are_text_not_markup(open_page):
     make("**bold** <b>x</b>", "failed", "[link](http://x) <script>alert(1)</script>")
-    page, text = shown()
-    assert "bold" in text
+    page = open_page("runs")
     assert "\\<script\\>" in page.error[0].value
+    assert any("bold" in element.value for element in page.text)
 
 
-def test_a_broken_run_folder_breaks_nothing(here):
-    (make("moss", "finished").path / "status.json").write_text("{")
-    make("fern", "finished")
-    text = shown()[1]
-    assert "fern" in text and "status.json" in text.replace("\\", "")
+def test_a_broken_run_folder_breaks_nothing(open_page, words):
+    broken = [make(name, "finished") for name in ("moss", "fern", "ivy")]
+    for run, file in zip(broken, ("status.json", "config.toml", "metrics.jsonl")):
+        (run.path / file).write_text("]{")
+    for run in broken:
+        assert run.name in words(open_page("runs", run=run.name))
+
+
+def test_the_loss_is_drawn_for_several_runs(open_page):
+    for name in ("moss", "fern"):
+        run = make(name, "finished")
+        for step in range(1, 30):
+            run.append_metrics({"step": step, "loss": 1 / step, "lr": 1e-4})
+    page = open_page("runs")
+    page.multiselect(key="overlaid").select(page.multiselect(key="overlaid").options[0]).run()
+    assert not page.exception
+    assert page.get("arrow_vega_lite_chart") or page.get("vega_lite_chart")
+
+
+def test_duplicate_opens_the_train_page_with_the_runs_settings(open_page):
+    Run.create(presets.layer({"name": "moss", "adapter.rank": 7}))
+    page = open_page("runs")
+    page.button(key="duplicate").click().run()
+    assert not page.exception
+    assert page.session_state["draft"]["adapter.rank"] == 7

@@ -1,0 +1,206 @@
+"""Home, dataset, compare and library over nothing, over something, and over what is broken."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from trainees import draw_pictures
+
+from studio import jobs
+from trainer import presets, report
+from trainer.cells import Evaluation, Prompt, Rendered, Row
+from trainer.dataset import captions
+from trainer.run import Progress, Run
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[list[str]]:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(jobs.subprocess, "Popen", lambda command, **_: commands.append(command))
+    return commands
+
+
+def make_comparison(epochs: int = 2) -> Run:
+    """A finished run whose comparison holds drawn squares."""
+    run = Run.create(presets.layer({"name": "moss", "data.trigger": "moss"}))
+    for number in range(1, epochs + 1):
+        run.epoch_path(number).write_bytes(b"LoRA")
+    run.write_status("finished", "", Progress(epoch=epochs, epochs=epochs, step=8, steps=8))
+    folder = run.evaluation_folder("character")
+    cells, rows = [], []
+    for epoch in range(epochs + 1):
+        rows.append(Row(epoch, 1.0, {"likeness": epoch / 10, "bleed": 0.1}))
+        for seed in (1, 2):
+            file = f"cells/{epoch}-{seed}.png"
+            (folder / "cells").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (epoch * 40, seed * 40, 90)).save(folder / file)
+            cells.append(Rendered("portrait", epoch, 1.0, seed, file, "moss\nSteps: 20"))
+    evaluation = Evaluation(
+        run.name, "moss", {}, [Prompt("portrait", "moss, <b>portrait</b>")], [1, 2], [1.0],
+        list(range(epochs + 1)), cells, rows, {"epoch": 2, "strength": 1.0, "reason": "Likeness has *stopped* rising."},
+    )  # fmt: skip
+    evaluation.save(folder)
+    report.write_report(evaluation, folder)
+    return run
+
+
+# ── home ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_home_over_nothing(open_page, words):
+    assert "None yet" in words(open_page("home"))
+
+
+def test_home_lists_the_runs(open_page, words):
+    make_comparison()
+    text = words(open_page("home"))
+    assert "1 of 1 runs" in text and "finished" in text
+
+
+# ── dataset ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_dataset_over_nothing(open_page, words):
+    assert "No pictures yet" in words(open_page("dataset"))
+
+
+def test_dataset_shows_pictures_tags_and_health(open_page, words, here):
+    draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset", dataset="moss")
+    text = words(page)
+    assert "5 pictures" in text and "disc" in text and "/100" in text
+    assert len(page.text_area) == 5
+
+
+def test_an_edited_caption_is_saved_and_can_be_taken_back(open_page, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+    before = captions.caption_of(folder / "00.png")
+    page.text_area[0].set_value("moss, <script>, **new**").run()
+    assert not page.exception
+    assert captions.caption_of(folder / "00.png") == "moss, <script>, **new**"
+    page.button(key="undo").click().run()
+    assert captions.caption_of(folder / "00.png") == before
+    assert page.text_area[0].value == before
+    page.button(key="redo").click().run()
+    assert captions.caption_of(folder / "00.png") == "moss, <script>, **new**"
+
+
+def test_a_caption_that_was_changed_elsewhere_is_not_written_over(open_page, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+    (folder / "00.txt").write_text("from another tab")
+    page.text_area[0].set_value("mine").run()
+    assert captions.caption_of(folder / "00.png") == "from another tab"
+    assert "mine" in page.toast[0].value
+
+
+def test_broken_pictures_and_captions_are_named(open_page, words, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    (folder / "bad.png").write_bytes(b"nothing")
+    (folder / "01.txt").write_bytes(b"\xff\xfe\x00")
+    text = words(open_page("dataset"))
+    assert "bad.png" in text and "01.txt" in text
+
+
+def test_an_empty_folder_says_so(open_page, words, here):
+    (here / "datasets" / "empty").mkdir(parents=True)
+    assert "No picture in this folder" in words(open_page("dataset"))
+
+
+def test_an_address_cannot_lead_out_of_the_folder(open_page, words, here):
+    draw_pictures(here / "secret", trigger="hidden")
+    draw_pictures(here / "datasets" / "moss")
+    for name in ("../secret", str(here / "secret"), "moss/../../secret"):
+        assert "hidden" not in words(open_page("dataset", dataset=name))
+
+
+def test_tagging_starts_a_worker(open_page, here, started):
+    draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+    page.text_input(key="tagger").set_value("wd14:some where; rm -rf /").run()
+    page.button(key="tag").click().run()
+    assert not page.exception
+    assert started[0][4:6] == ["tag", "datasets/moss"] and "--tagger=wd14:some where; rm -rf /" in started[0]
+
+
+# ── compare ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_compare_over_nothing(open_page, words):
+    assert "Nothing to compare yet" in words(open_page("compare"))
+
+
+def test_compare_shows_grid_and_recommendation(open_page, words):
+    make_comparison()
+    page = open_page("compare")
+    assert "Likeness has *stopped* rising" in words(page)
+    table = page.get("html")[0].proto.body
+    assert table.index("no LoRA") < table.index("epoch 1") < table.index("epoch 2 ★")
+    assert "<b>portrait" not in table and "data:image/webp" in table
+
+
+def test_a_cell_cannot_read_outside_of_the_comparison(open_page, here):
+    run = make_comparison()
+    Image.new("RGB", (32, 32)).save(here / "secret.png")
+    index = run.evaluation_folder("character") / "evaluation.json"
+    values = json.loads(index.read_text())
+    for cell in values["cells"]:
+        cell["file"] = "cells/../../../../../secret.png"
+    index.write_text(json.dumps(values))
+    assert "data:image" not in open_page("compare").get("html")[0].proto.body
+
+
+def test_a_damaged_comparison_is_named(open_page, words):
+    run = make_comparison()
+    (run.evaluation_folder("character") / "evaluation.json").write_text("{")
+    assert "damaged" in words(open_page("compare"))
+
+
+def test_a_run_that_was_not_rendered_offers_it(open_page, words, started):
+    run = Run.create(presets.layer({"name": "moss"}))
+    run.epoch_path(1).write_bytes(b"LoRA")
+    page = open_page("compare")
+    assert "Not rendered yet" in words(page)
+    page.button(key="render").click().run()
+    assert not page.exception
+    assert started[0][4:6] == ["evaluate", f"runs/{run.name}"] and "--prompts=character" in started[0]
+
+
+def test_export_starts_a_worker(open_page, started):
+    make_comparison()
+    page = open_page("compare")
+    page.button(key="export go").click().run()
+    assert not page.exception
+    assert started[0][4] == "export" and "--epoch=2" in started[0]
+
+
+# ── library ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_library_over_nothing(open_page, words):
+    assert "No LoRA here yet" in words(open_page("library"))
+
+
+def test_library_shows_what_a_file_is(open_page, words):
+    import torch
+
+    from trainer import kohya
+
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {
+        f"{name}.lora_down.weight": torch.zeros(4, 768),
+        f"{name}.lora_up.weight": torch.zeros(320, 4),
+        f"{name}.alpha": torch.tensor(4.0),
+    }
+    metadata = {"ss_tag_frequency": json.dumps({"1_x": {"**moss**": 5}}), "ss_network_dim": "4"}
+    kohya.write(Path("models") / "moss.safetensors", tensors, metadata)
+    text = words(open_page("library"))
+    assert "SD 1.5" in text and "<lora:moss:1>" in text
+
+
+def test_a_broken_file_is_named_and_the_others_shown(open_page, words):
+    Path("models").mkdir()
+    (Path("models") / "bad.safetensors").write_bytes(b"nothing")
+    assert "bad.safetensors" in words(open_page("library"))
