@@ -57,8 +57,11 @@ def show_groups(paths: Sequence[str], preset: dict[str, Any]) -> None:
         show(list(members), preset)
 
 
-def widget(setting: Setting, preset: dict[str, Any]) -> None:
-    """The widget of one setting; what it is set to goes into the draft where it differs from the preset."""
+def widget(setting: Setting, preset: dict[str, Any], scope: str = "") -> None:
+    """The widget of one setting; what it is set to goes into the draft where it differs from the preset.
+
+    Another `scope` is another widget: for a setting whose usual value follows from something else.
+    """
     draft = state.draft()
     usual = preset.get(setting.path, setting.default)
     value = draft.get(setting.path, usual)
@@ -66,7 +69,7 @@ def widget(setting: Setting, preset: dict[str, Any]) -> None:
     arguments = {
         "label": label(setting, changed),
         "help": explain(setting, usual, changed),
-        "key": f"set {state.generation()} {setting.path}",
+        "key": f"set {state.generation()} {scope} {setting.path}",
     }
     given = _ask(setting, value, arguments)
     if given is None or same(given, usual):
@@ -135,7 +138,7 @@ def _ask_number(setting: Setting, value: float, arguments: dict[str, Any]) -> fl
     kind, limits = setting.type, setting.limits
     low = limits.get("ge", limits.get("gt"))
     high = limits.get("le", limits["lt"] - 1 if kind is int and "lt" in limits else limits.get("lt"))
-    step = limits.get("multiple_of", 1) if kind is int else _step(float(value))
+    step = limits.get("multiple_of", 1) if kind is int else _step(float(setting.default))
     return st.number_input(
         value=kind(value),
         min_value=None if low is None else kind(low),
@@ -147,7 +150,7 @@ def _ask_number(setting: Setting, value: float, arguments: dict[str, Any]) -> fl
 
 
 def _step(value: float) -> float:
-    """A step that suits the size of the number: 1e-4 goes up by 1e-5, 7 by 0.5."""
+    """A step that suits the size of a default: 1e-4 goes up by 1e-5, 7 by 0.5."""
     if value >= 1:
         return 0.5
     return 10.0 ** (math.floor(math.log10(value)) - 1) if 0 < value < 0.01 else 0.05

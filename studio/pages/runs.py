@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import streamlit as st
 
 from studio import jobs, panels, places, state
@@ -67,16 +69,15 @@ def show_list(runs: list[Run], chosen: str) -> None:
 def list_entry(run: Run, chosen: str) -> None:
     status = run.status
     with st.container(border=run.name == chosen, gap=None):
-        pressed = st.button(
+        st.button(
             f"{MARKS[status.state]} {escape(run.name)}",
             key=f"open {run.name}",
             type="tertiary",
             wrap=True,
+            on_click=state.choose,
+            args=("run", run.name),
         )
         st.caption(escape(f"{status.state} · {len(run.epochs())} of {status.progress.epochs or '?'} epochs"))
-    if pressed:
-        state.choose("run", run.name)
-        st.rerun(scope="fragment" if st.session_state.get("runs busy") else "app")
 
 
 # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,9 +172,13 @@ def duplicate(run: Run) -> None:
         return
     state.set_draft(changed, "Defaults")
     folder = changed.get("data.folder", "")
-    for name in places.datasets():
-        if folder in (f"datasets/{name}", str((places.DATASETS / name).resolve())):
-            state.choose("dataset", name)
+    name = next(
+        (name for name in places.datasets() if (places.DATASETS / name).resolve() == Path(folder).resolve()), ""
+    )
+    if name:
+        st.session_state["last dataset"] = name
+    elif folder:
+        state.notify(f"Its pictures lie in {folder}, which is not in datasets/: choose a folder.")
     st.switch_page("pages/train.py")
 
 

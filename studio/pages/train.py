@@ -69,12 +69,21 @@ def ask_subject(preset: dict[str, Any]) -> None:
     """Base, pictures, name and trigger."""
     known = forms.by_path()
     left, right = st.columns(2)
-    with left:
-        ask_base(preset)
-        forms.widget(known["name"], preset)
     with right:
         ask_pictures()
-        forms.widget(known["data.trigger"], preset | {"data.trigger": usual_trigger()})
+    usual = usual_names()
+    scope = state.draft().get("data.folder", "")
+    with left:
+        ask_base(preset)
+        forms.widget(known["name"], preset | usual, scope)
+    with right:
+        forms.widget(known["data.trigger"], preset | usual, scope)
+
+
+def usual_names() -> dict[str, str]:
+    """Name and trigger as they follow from the folder, where nothing else was said."""
+    folder = state.draft().get("data.folder", "")
+    return {"name": Path(folder).name, "data.trigger": usual_trigger()} if folder else {}
 
 
 def ask_base(preset: dict[str, Any]) -> None:
@@ -164,11 +173,7 @@ def show_outcome(preset: dict[str, Any]) -> None:
 
 def configure(preset: dict[str, Any]) -> TrainConfig:
     """Preset and draft as a checked configuration; name and trigger follow from the folder if not given."""
-    draft = dict(state.draft())
-    folder = draft.get("data.folder", "")
-    filled = {"data.trigger": usual_trigger(), "name": Path(folder).name} if folder else {}
-    values = preset | {path: value for path, value in filled.items() if not draft.get(path)} | draft
-    return presets.layer(values, where="This form")
+    return presets.layer(preset, usual_names(), state.draft(), where="This form")
 
 
 @st.cache_data(max_entries=20, show_spinner="Looking at the pictures …")
