@@ -43,7 +43,7 @@ def main() -> None:
     st.title("Compare")
     state.show_notice()
     runs = {run.name: run for run in places.runs()}
-    trained = [name for name, run in runs.items() if run.epochs()]
+    trained = sorted((name for name, run in runs.items() if run.epochs()), key=lambda name: not compared(runs[name]))
     if not trained:
         panels.empty(
             "Nothing to compare yet",
@@ -61,6 +61,11 @@ def main() -> None:
     job = jobs.latest("evaluate", run.name)
     st.fragment(watch, run_every=REFRESH if job and job.active else None)(run.name, "evaluate", "Rendering")
     show_comparison(run)
+
+
+def compared(run: Run) -> bool:
+    """Runs that have something to show come first, newest first among themselves."""
+    return any((run.path / "evaluations").glob("*/evaluation.json"))
 
 
 # ── rendering ───────────────────────────────────────────────────────────────────────────────────────────
