@@ -187,8 +187,8 @@ def cached_examples(data: str, stamp: tuple) -> list[Example]:
 def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     steps, per_epoch = count_steps(examples, config)
     st.metric("Steps", f"{steps:,}", label_visibility="collapsed")
-    sentence = f"{plural(len(examples), 'picture')} × {config.data.repeats} repeats × {config.loop.epochs} epochs"
-    st.text(f"{sentence} ÷ batch {config.loop.batch_size} = {plural(steps, 'step')}")
+    repeats, epochs = plural(config.data.repeats, "repeat"), plural(config.loop.epochs, "epoch")
+    st.text(f"{plural(len(examples), 'picture')} × {repeats} × {epochs} ÷ batch {config.loop.batch_size} = {plural(steps, 'step')}")
     st.caption(f"{plural(per_epoch, 'step')} an epoch. Every epoch is saved as a finished file in runs/.")
 
 

@@ -119,7 +119,7 @@ def test_from_captions_to_a_finished_run(studio, page, workplace, monkeypatch):
     settle(page)
     page.get_by_role("combobox", name="Preset").click()
     page.get_by_role("option", name="a-tiny").click()
-    page.get_by_text("5 pictures × 1 repeats × 2 epochs").wait_for()
+    page.get_by_text("5 pictures × 1 repeat × 2 epochs").wait_for()
     page.get_by_role("button", name="Start training").click()
     page.wait_for_url("**/runs*")
     page.get_by_text("finished", exact=True).first.wait_for()
