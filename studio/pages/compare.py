@@ -60,7 +60,10 @@ def main() -> None:
         ask_render(run)
     job = jobs.latest("evaluate", run.name)
     st.fragment(watch, run_every=REFRESH if job and job.active else None)(run.name, "evaluate", "Rendering")
-    show_comparison(run)
+    try:
+        show_comparison(run)
+    except UserError as error:
+        st.error(escape(error))
 
 
 def compared(run: Run) -> bool:

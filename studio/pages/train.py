@@ -54,6 +54,7 @@ def choose_preset() -> dict[str, Any]:
         return {}
     try:
         preset = presets.load(name)
+        presets.layer(preset.values, where=f"The preset {name}")  # a widget cannot hold what is out of range
     except UserError as error:
         st.error(escape(error))
         return {}
@@ -188,7 +189,8 @@ def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     steps, per_epoch = count_steps(examples, config)
     st.metric("Steps", f"{steps:,}", label_visibility="collapsed")
     repeats, epochs = plural(config.data.repeats, "repeat"), plural(config.loop.epochs, "epoch")
-    st.text(f"{plural(len(examples), 'picture')} × {repeats} × {epochs} ÷ batch {config.loop.batch_size} = {plural(steps, 'step')}")
+    pictures = f"{plural(len(examples), 'picture')} × {repeats} × {epochs}"
+    st.text(f"{pictures} ÷ batch {config.loop.batch_size} = {plural(steps, 'step')}")
     st.caption(f"{plural(per_epoch, 'step')} an epoch. Every epoch is saved as a finished file in runs/.")
 
 
