@@ -236,14 +236,16 @@ class OptimizerConfig(Part):
     name: str = setting(
         "AdamW8bit",
         label="Optimizer",
-        help="AdamW8bit is the usual choice on a GPU; AdamW is the same in full precision.",
+        help="AdamW8bit is the usual choice on a GPU; AdamW is the same in full precision. Prodigy finds the learning "
+        "rate itself; AdaFactor, CAME and Lion8bit take the least memory.",
         kohya="optimizer_type",
         front=True,
     )
     args: str = setting(
         "",
         label="Optimizer arguments",
-        help="name=value pairs for the optimizer itself, parted by spaces, as in: weight_decay=0.1 betas=0.9,0.99",
+        help="name=value pairs for the optimizer itself, parted by spaces, as in: weight_decay=0.1 betas=0.9,0.99. "
+        "Most optimizers want some; each one's help suggests them.",
         kohya="optimizer_args",
         front=True,
     )

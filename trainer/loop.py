@@ -71,6 +71,7 @@ class Trainer:
     def _examples(self) -> list[Example]:
         examples = load_examples(self.config.data)
         checks.require(checks.check(self.config, examples))
+        optimizers.check_args(self.config.optimizer.name, self.config.optimizer.args)
         if self.accelerator.is_main_process:
             folder = Path(self.config.data.folder)
             write_json(self.run.path / "dataset.json", [example.as_json(folder) for example in examples])
@@ -106,6 +107,7 @@ class Trainer:
 
     def _restore(self) -> Position:
         state = load_state(self.run.path / "state")
+        self.optimizer.train()
         if state is None:
             return Position()
         self.adapter.load(state["adapter"])
@@ -193,12 +195,14 @@ class Trainer:
         factor = schedules.factor(settings.schedule, self.position.step, self.steps, settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-            rates[f"lr/{group['name']}"] = group["lr"]
         self._share_gradients()
         if self.config.loop.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            # An optimizer that finds its own rate keeps it in `d`, and multiplies ours with it.
+            rates[f"lr/{group['name']}"] = group["lr"] * float(group.get("d", 1))
         return rates
 
     def _share_gradients(self) -> None:
@@ -259,9 +263,24 @@ class Trainer:
     def _save_epoch(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
+        with self._averaged():
+            tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
         path = self.run.epoch_path(self.position.epoch)
         kohya.write(path, tensors, kohya.renamed(kohya.training_metadata(self.config, self._facts()), path.stem))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The weights as they are to be used: an averaging optimizer holds others while it trains.
+
+        Those others are put back bit for bit, and not computed back, so saving changes nothing that follows.
+        """
+        training = self.adapter.exact()
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            self.adapter.load_exact(training)
 
     def _facts(self) -> kohya.Facts:
         return environment.facts(
@@ -274,6 +293,7 @@ class Trainer:
             step=self.position.step,
             steps=self.steps,
             started=self.started,
+            optimizer=optimizers.class_path(self.config.optimizer.name),
         )
 
 

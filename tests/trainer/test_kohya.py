@@ -55,6 +55,7 @@ def facts(family="sd15", **changes):
         "steps": 120,
         "started": 1_700_000_000.0,
         "finished": 1_700_000_360.0,
+        "optimizer": "torch.optim.adamw.AdamW",
     }
     return kohya.Facts(**{**values, **changes})
 

@@ -36,6 +36,7 @@ class Facts:
     steps: int = 0  # of the whole run
     started: float = 0.0  # seconds since 1970
     finished: float = 0.0
+    optimizer: str = ""  # its class with the path, torch.optim.adamw.AdamW
 
 
 def training_metadata(config: TrainConfig, facts: Facts) -> Metadata:
@@ -75,7 +76,7 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_gradient_accumulation_steps": loop.gradient_accumulation,
         "ss_lr_warmup_steps": round(warmup),
         "ss_lr_scheduler": optimizer.schedule,
-        "ss_optimizer": _optimizer(config),
+        "ss_optimizer": _optimizer(config, facts),
         "ss_max_grad_norm": loop.max_grad_norm,
         "ss_mixed_precision": {"fp32": "no"}.get(config.model.precision, config.model.precision),
         "ss_full_fp16": False,
@@ -85,11 +86,10 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _optimizer(config: TrainConfig) -> str:
+def _optimizer(config: TrainConfig, facts: Facts) -> str:
     """sd-scripts' way: the class's path and its arguments in brackets."""
-    paths = {"AdamW": "torch.optim.adamw.AdamW", "AdamW8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
-    name, args = config.optimizer.name, config.optimizer.args.split()
-    return paths.get(name, name) + (f"({','.join(args)})" if args else "")
+    args = config.optimizer.args.replace(", ", ",").split()
+    return (facts.optimizer or config.optimizer.name) + (f"({','.join(args)})" if args else "")
 
 
 def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
