@@ -271,8 +271,33 @@ class OptimizerConfig(Part):
     schedule: str = setting(
         "cosine",
         label="Schedule",
-        help="constant keeps the learning rate; cosine lets it fall smoothly to zero, which calms the last epochs.",
+        help="constant keeps the learning rate; cosine lets it fall smoothly to zero, which calms the last epochs. "
+        "Also linear, cosine_with_restarts, polynomial, inverse_sqrt, rex and warmup_stable_decay.",
         kohya="lr_scheduler",
+    )
+    schedule_cycles: int = setting(
+        1,
+        ge=1,
+        le=1000,
+        label="Restarts",
+        help="For cosine_with_restarts: how often the rate falls from full to zero over the whole run.",
+        kohya="lr_scheduler_num_cycles",
+    )
+    schedule_power: float = setting(
+        1.0,
+        gt=0,
+        le=100,
+        label="Power",
+        help="For polynomial: 1 is a straight line, 2 falls early, 0.5 late.",
+        kohya="lr_scheduler_power",
+    )
+    schedule_decay: float = setting(
+        0.2,
+        ge=0,
+        label="Decay",
+        help="For warmup_stable_decay: the steps at the end in which the rate falls to zero; below 1 a share of all "
+        "steps, from 1 on a number.",
+        kohya="lr_decay_steps",
     )
     warmup: float = setting(
         0.0,

@@ -191,8 +191,8 @@ class Trainer:
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
-        settings, rates = self.config.optimizer, {}
-        factor = schedules.factor(settings.schedule, self.position.step, self.steps, settings.warmup)
+        rates = {}
+        factor = schedules.factor(self.config.optimizer, self.position.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self._share_gradients()

@@ -1,11 +1,9 @@
-"""Losses and schedules against their closed forms in float64."""
-
-import math
+"""Losses against their closed forms in float64."""
 
 import pytest
 import torch
 
-from trainer import losses, schedules
+from trainer import losses
 
 ALPHAS = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 STEPS = torch.tensor([0, 10, 500, 999])
@@ -36,16 +34,3 @@ def test_noise_and_targets_agree_with_one_another():
 def test_l2_is_the_mean_of_each_picture():
     a, b = torch.randn(2, 3, 4, 8, 8)
     assert torch.allclose(losses.l2(a, b), ((a - b) ** 2).flatten(1).mean(1))
-
-
-def test_cosine_falls_from_full_to_zero():
-    rates = [schedules.factor("cosine", step, 100) for step in range(101)]
-    assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 100)) for step in range(101)])
-
-
-@pytest.mark.parametrize(("warmup", "rising"), [(0.1, 10), (10, 10), (0, 0), (500, 100)])
-def test_warmup_is_a_share_below_one_and_steps_above(warmup, rising):
-    rates = [schedules.factor("constant", step, 100, warmup) for step in range(100)]
-    assert all(a < b for a, b in zip(rates[:rising], rates[1:rising]))
-    assert all(0 < rate < 1 for rate in rates[:rising])
-    assert rates[rising:] == [1.0] * (100 - rising)
