@@ -94,6 +94,12 @@ def unreadable_optimizer_arguments(config: TrainConfig, examples: list[Example])
         yield Problem("optimizer.args", "error", str(error).removeprefix("optimizer.args: "))
 
 
+def empty_timestep_range(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    first, last = config.loss.min_timestep, config.loss.max_timestep
+    if first >= last:
+        yield Problem("loss.max_timestep", "error", f"there is no time step from {first} to below {last}.", 1000)
+
+
 def bucket_bounds(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     if config.data.bucket_max < config.data.resolution:
         reason = f"buckets of at most {config.data.bucket_max} px cannot hold pictures of {config.data.resolution} px."
@@ -137,6 +143,7 @@ RULES: list[Rule] = [
     unreadable_optimizer_arguments,
     unknown_schedule,
     schedule_beside_averaging,
+    empty_timestep_range,
     bucket_bounds,
     batch_larger_than_bucket,
     missing_captions,

@@ -24,6 +24,7 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.examples import Example, load_examples
 from trainer.families.base import BaseModel
+from trainer.families.schedule import zero_terminal_snr
 from trainer.files import write_json
 from trainer.record import Listener, Recorder
 from trainer.run import Run
@@ -62,7 +63,7 @@ class Trainer:
         self.adapter = Adapter.attach(self.model, config.adapter, seed=config.loop.seed)
         self._release_unused()
         self.optimizer = self._optimizer()
-        self.alphas_cumprod = self.model.alphas_cumprod.to(accelerator.device, torch.float32)
+        self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
         self._pending: tuple[int, dict[str, float], Tensor] | None = None
 
@@ -95,6 +96,17 @@ class Trainer:
         if self.encode.is_cached:
             for encoder in self.model.text_encoders:
                 encoder.to("cpu")
+
+    def _noise_levels(self) -> Tensor:
+        """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
+        if not self.config.loss.zero_terminal_snr:
+            return self.model.alphas_cumprod
+        if self.model.prediction_type != "v_prediction":
+            raise UserError(
+                f"loss.zero_terminal_snr: {self.model.name} predicts the noise, and finding noise in pure noise "
+                "teaches nothing: turn it off, or take a v-prediction base."
+            )
+        return zero_terminal_snr(self.model.alphas_cumprod)
 
     def _optimizer(self):
         settings = self.config.optimizer
@@ -180,14 +192,16 @@ class Trainer:
         device, family = self.accelerator.device, self.model.family
         latents, noise = batch.latents.to(device), batch.noise.to(device)
         timesteps, sizes = batch.timesteps.to(device), batch.sizes.to(device)
-        noisy = losses.add_noise(latents, noise, self.alphas_cumprod, timesteps)
+        noisy = losses.add_noise(latents, batch.added.to(device), self.alphas_cumprod, timesteps)
         with self.accelerator.autocast():
             conditioning = self.encode(batch.captions)
             predicted = family.predict(self.model, noisy, timesteps, conditioning, sizes)
         wanted = losses.target(latents, noise, self.alphas_cumprod, timesteps, self.model.prediction_type)
         ratio = losses.snr(self.alphas_cumprod, timesteps)
-        weight = losses.min_snr_weight(ratio, self.config.loss.min_snr_gamma, self.model.prediction_type)
-        return losses.l2(predicted, wanted) * weight
+        settings = self.config.loss
+        threshold = losses.threshold(settings, ratio, timesteps, len(self.alphas_cumprod))
+        weight = losses.weight(settings, ratio, self.model.prediction_type)
+        return losses.error(settings, predicted, wanted, threshold) * weight
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
