@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo"}
+CONTRACT |= {"pnginfo", "vote"}
 COMPONENTS = set("families adapters optimizers losses metrics kohya toybox grid report recommend environment".split())
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
-STORIES |= {"explain"}
+STORIES |= {"explain", "voting"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
@@ -63,7 +63,10 @@ def test_the_studio_sees_the_contract_only(path):
     assert imported_rooms(path) <= CONTRACT
 
 
-@pytest.mark.parametrize("module", ["studio.app", "trainer.run", "trainer.config", "trainer.cells", "trainer.taggers"])
+CHEAP = ["studio.app", "trainer.run", "trainer.config", "trainer.cells", "trainer.taggers", "trainer.vote"]
+
+
+@pytest.mark.parametrize("module", CHEAP)
 def test_the_contract_is_cheap(module):
     """No torch, and no streamlit inside the trainer."""
     unwanted = ["torch", "diffusers", "peft", "transformers"] + ["streamlit"] * module.startswith("trainer")

@@ -218,6 +218,61 @@ def print_rows(evaluation) -> None:
 
 
 @app.command()
+def vote(
+    run: RunArgument,
+    prompts: Annotated[str, typer.Option(help="Which comparison, by its prompt set; the newest if left out.")] = "",
+    strength: Annotated[float | None, typer.Option(help="Vote at this LoRA weight; else the one nearest 1.")] = None,
+    show: Annotated[bool, typer.Option("--ranking", help="Only print what the votes say so far.")] = False,
+):
+    """Judge the epochs blind: two pictures, no labels, which one is better?"""
+    from trainer import voting
+    from trainer.vote import Ballot
+
+    evaluation, folder = voting.find(Run.open(run), prompts)
+    ballot = Ballot(evaluation, folder, strength=voting.nearest_strength(evaluation, strength))
+    ranking = ballot.ranking() if show else voting.session(ballot, ask_in_browser(), console.print)
+    print_ranking(ranking)
+    if not show and ballot.votes:
+        voting.recommend_again(evaluation, folder)
+        if evaluation.recommended:
+            console.print(f"★ Recommended: {plain(evaluation.recommended['reason'])}")
+
+
+def ask_in_browser():
+    """A question at the terminal about the pair on a page, which is opened in the browser once, where there is one."""
+    import webbrowser
+
+    from trainer.voting import QUESTION
+
+    opened = False
+
+    def ask(_, page: Path) -> str:
+        nonlocal opened
+        if not opened:
+            opened = True
+            if not webbrowser.open(page.resolve().as_uri()):
+                console.print(f"Open {plain(str(page))} in a browser; it shows each pair in turn.")
+            console.print(QUESTION + ".")
+        try:
+            return input("Which is better? ")
+        except EOFError:
+            return "q"
+
+    return ask
+
+
+def print_ranking(ranking) -> None:
+    """The candidates, best first, with how often each is preferred to the average one."""
+    several = len({one.strength for one in ranking.standings}) > 1
+    rows = table("Epoch", ">Preferred", ">95 % interval", ">Seen", ">Both bad")
+    for one in ranking.standings:
+        label = f"epoch {one.epoch}" + (f" × {one.strength:g}" if several else "")
+        rows.add_row(label, f"{one.preferred:.0%}", f"{one.low:.0%}–{one.high:.0%}", str(one.shown), str(one.bad))
+    console.print(rows)
+    console.print(plain(ranking.sentence()))
+
+
+@app.command()
 def export(
     run: RunArgument,
     epoch: Annotated[int, typer.Option(help="Which epoch.")],
