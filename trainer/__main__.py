@@ -275,19 +275,36 @@ def print_ranking(ranking) -> None:
 @app.command()
 def export(
     run: RunArgument,
-    epoch: Annotated[int, typer.Option(help="Which epoch.")],
+    epoch: Annotated[int | None, typer.Option(help="Which epoch.")] = None,
     to: Annotated[Path, typer.Option(help="A folder, or a file name ending in .safetensors.")] = Path("models"),
     name: Annotated[str, typer.Option(help="File name without ending; the run's name if left out.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
+    strength: Annotated[float, typer.Option(help="Baked in: at 1 the file then is what the epoch is at this.")] = 1.0,
+    rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD); 0 keeps the rank.")] = 0,
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16; as it was trained if left out.")] = "",
+    merge: Annotated[str, typer.Option(help="Several epochs with weights, in place of --epoch: 4:0.5,6:0.5.")] = "",
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Write the chosen epoch to models/, ready for A1111, Forge, ComfyUI and diffusers."""
     from trainer.export import export as export_run
 
-    result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device)
+    changes = {"strength": strength, "rank": rank, "dtype": dtype, "merge": parse_merge(merge)}
+    result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device, **changes)
     console.print(f"Exported [bold]{plain(str(result.path))}[/] ({file_size(result.path)})")
     console.print(plain(result.verification))
     console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
+
+
+def parse_merge(text: str) -> list[tuple[int, float]]:
+    """ "4:0.5,6:0.5" -> [(4, 0.5), (6, 0.5)]; empty -> []."""
+    parts = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        epoch, _, weight = part.partition(":")
+        try:
+            parts.append((int(epoch), float(weight)))
+        except ValueError:
+            raise UserError(f"--merge {text}: write epochs with weights, for example 4:0.5,6:0.5.") from None
+    return parts
 
 
 @app.command()
