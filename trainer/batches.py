@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer import noise as noises
 from trainer.config import TrainConfig
 from trainer.dataset import buckets, captions, images
 from trainer.errors import UserError
@@ -33,7 +34,8 @@ class Batch:
     """What one forward pass trains on. B pictures of one bucket, latents of h × w = bucket / 8."""
 
     latents: Tensor  # [B, 4, h, w] float32, drawn from the VAE's posterior, scaled
-    noise: Tensor  # [B, 4, h, w] float32
+    noise: Tensor  # [B, 4, h, w] float32: what the UNet is to find
+    added: Tensor  # [B, 4, h, w] float32: what the picture is covered with, the same unless it is perturbed
     timesteps: Tensor  # [B] int64
     captions: list[str]  # as trained in this step: shuffled, or empty when dropped
     sizes: Tensor  # [B, 6] SDXL's time ids: original h, w; crop top, left; target h, w
@@ -236,10 +238,9 @@ class Batches:
         """The batch at `position` of `epoch`. The same arguments always give the same batch."""
         steps = len(alphas_cumprod)
         rows = [self._draw(epoch, f"{position}.{slot}", index, steps) for slot, index in enumerate(indices)]
-        latents, noise, timesteps, texts, sizes = zip(*rows)
-        return Batch(
-            torch.stack(latents), torch.stack(noise), torch.stack(timesteps), list(texts), torch.tensor(sizes)
-        )
+        latents, noise, added, timesteps, texts, sizes = zip(*rows)
+        tensors = (torch.stack(part) for part in (latents, noise, added, timesteps))
+        return Batch(*tensors, list(texts), torch.tensor(sizes))
 
     def _draw(self, epoch: int, place: str, index: int, train_timesteps: int) -> tuple:
         example, latents = self.examples[index], self.latents[index]
@@ -248,7 +249,14 @@ class Batches:
         mean = latents["mean"]
         sample = mean + latents["std"] * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        timestep = torch.randint(0, train_timesteps, (), generator=generator)
+        loss = self.config.loss
+        timestep = torch.randint(loss.min_timestep, min(loss.max_timestep, train_timesteps), (), generator=generator)
+
+        def generators(name: str) -> torch.Generator:
+            return torch.Generator().manual_seed(_stable_seed(number, name))
+
+        noise = noises.shaped(noise, loss, generators)
+        added = noises.perturbed(noise, loss, generators)
         caption = captions.for_step(
             example.caption,
             rng=random.Random(number),
@@ -258,7 +266,7 @@ class Batches:
         )
         left, top = example.placement.crop[:2]
         width, height = example.placement.bucket
-        return sample, noise, timestep, caption, (example.height, example.width, top, left, height, width)
+        return sample, noise, added, timestep, caption, (example.height, example.width, top, left, height, width)
 
 
 def _stable_seed(*parts: object) -> int:

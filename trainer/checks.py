@@ -37,14 +37,37 @@ def alpha_above_rank(config: TrainConfig, examples: list[Example]) -> Iterator[P
 
 
 def learning_rate_of_one(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
-    rates = {
-        "optimizer.learning_rate": config.optimizer.learning_rate,
-        "optimizer.text_encoder_learning_rate": config.optimizer.text_encoder_learning_rate,
-    }
-    for path, rate in rates.items():
-        if rate >= 0.5:
-            reason = f"{rate:g} destroys the model within a few steps: {config.optimizer.name} takes the rate as it is."
+    """Near 1 burns everything, except with the optimizers that find their own rate: there it must be 1."""
+    from trainer.optimizers import OPTIMIZERS
+
+    name = config.optimizer.name
+    adapts = hasattr(OPTIMIZERS.get(name), "finds_its_rate")
+    for path, rate in _rates(config).items():
+        if adapts and rate != 1:
+            reason = f"{name} finds its own rate and wants a learning rate of 1, not {rate:g}."
+            yield Problem(path, "warning", reason, 1)
+        elif not adapts and rate >= 0.5:
+            reason = f"{rate:g} destroys the model within a few steps: {name} takes the rate as it is."
             yield Problem(path, "error", reason, "1e-4")
+    if adapts and len(set(_rates(config).values())) > 1:
+        reason = f"{name} finds one rate for everything it trains, so all learning rates must be the same."
+        yield Problem("optimizer.text_encoder_learning_rate", "error", reason, f"{config.optimizer.learning_rate:g}")
+
+
+def _rates(config: TrainConfig) -> dict[str, float]:
+    """The learning rates that this run uses, by the path of their setting."""
+    rates = {"optimizer.learning_rate": config.optimizer.learning_rate}
+    if config.adapter.text_encoder:
+        rates["optimizer.text_encoder_learning_rate"] = config.optimizer.text_encoder_learning_rate
+    return rates
+
+
+def schedule_beside_averaging(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    from trainer.optimizers import OPTIMIZERS
+
+    if hasattr(OPTIMIZERS.get(config.optimizer.name), "averages") and config.optimizer.schedule != "constant":
+        reason = f"{config.optimizer.name} averages instead of lowering the rate; a schedule on top slows it twice."
+        yield Problem("optimizer.schedule", "warning", reason, "constant")
 
 
 def unknown_schedule(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
@@ -59,6 +82,22 @@ def unknown_optimizer(config: TrainConfig, examples: list[Example]) -> Iterator[
     if config.optimizer.name not in OPTIMIZERS:
         reason = f"there is no optimizer {config.optimizer.name!r}; {nearest(config.optimizer.name, OPTIMIZERS)}"
         yield Problem("optimizer.name", "error", reason)
+
+
+def unreadable_optimizer_arguments(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    """Their form only: what the optimizer itself knows costs an import, and is asked for when the run begins."""
+    from trainer.optimizers import parse_args
+
+    try:
+        parse_args(config.optimizer.args)
+    except UserError as error:
+        yield Problem("optimizer.args", "error", str(error).removeprefix("optimizer.args: "))
+
+
+def empty_timestep_range(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    first, last = config.loss.min_timestep, config.loss.max_timestep
+    if first >= last:
+        yield Problem("loss.max_timestep", "error", f"there is no time step from {first} to below {last}.", 1000)
 
 
 def bucket_bounds(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
@@ -101,7 +140,10 @@ RULES: list[Rule] = [
     alpha_above_rank,
     learning_rate_of_one,
     unknown_optimizer,
+    unreadable_optimizer_arguments,
     unknown_schedule,
+    schedule_beside_averaging,
+    empty_timestep_range,
     bucket_bounds,
     batch_larger_than_bucket,
     missing_captions,

@@ -17,9 +17,9 @@ from trainer.dataset import captions
 from trainer.errors import UserError
 from trainer.examples import Example
 
-PACKAGES = (  # noqa: SIM905 - one line reads better than fourteen
+PACKAGES = (  # noqa: SIM905 - one line reads better than seventeen
     "lora-studio torch diffusers transformers peft accelerate bitsandbytes safetensors datasets pillow "
-    "onnxruntime tensorboard streamlit xformers"
+    "pytorch-optimizer prodigyopt schedulefree onnxruntime tensorboard streamlit xformers"
 ).split()
 
 

@@ -24,6 +24,7 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.examples import Example, load_examples
 from trainer.families.base import BaseModel
+from trainer.families.schedule import zero_terminal_snr
 from trainer.files import write_json
 from trainer.record import Listener, Recorder
 from trainer.run import Run
@@ -62,7 +63,7 @@ class Trainer:
         self.adapter = Adapter.attach(self.model, config.adapter, seed=config.loop.seed)
         self._release_unused()
         self.optimizer = self._optimizer()
-        self.alphas_cumprod = self.model.alphas_cumprod.to(accelerator.device, torch.float32)
+        self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
         self._pending: tuple[int, dict[str, float], Tensor] | None = None
 
@@ -71,6 +72,7 @@ class Trainer:
     def _examples(self) -> list[Example]:
         examples = load_examples(self.config.data)
         checks.require(checks.check(self.config, examples))
+        optimizers.check_args(self.config.optimizer.name, self.config.optimizer.args)
         if self.accelerator.is_main_process:
             folder = Path(self.config.data.folder)
             write_json(self.run.path / "dataset.json", [example.as_json(folder) for example in examples])
@@ -95,6 +97,17 @@ class Trainer:
             for encoder in self.model.text_encoders:
                 encoder.to("cpu")
 
+    def _noise_levels(self) -> Tensor:
+        """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
+        if not self.config.loss.zero_terminal_snr:
+            return self.model.alphas_cumprod
+        if self.model.prediction_type != "v_prediction":
+            raise UserError(
+                f"loss.zero_terminal_snr: {self.model.name} predicts the noise, and finding noise in pure noise "
+                "teaches nothing: turn it off, or take a v-prediction base."
+            )
+        return zero_terminal_snr(self.model.alphas_cumprod)
+
     def _optimizer(self):
         settings = self.config.optimizer
         groups = []
@@ -106,6 +119,7 @@ class Trainer:
 
     def _restore(self) -> Position:
         state = load_state(self.run.path / "state")
+        self.optimizer.train()
         if state is None:
             return Position()
         self.adapter.load(state["adapter"])
@@ -178,27 +192,31 @@ class Trainer:
         device, family = self.accelerator.device, self.model.family
         latents, noise = batch.latents.to(device), batch.noise.to(device)
         timesteps, sizes = batch.timesteps.to(device), batch.sizes.to(device)
-        noisy = losses.add_noise(latents, noise, self.alphas_cumprod, timesteps)
+        noisy = losses.add_noise(latents, batch.added.to(device), self.alphas_cumprod, timesteps)
         with self.accelerator.autocast():
             conditioning = self.encode(batch.captions)
             predicted = family.predict(self.model, noisy, timesteps, conditioning, sizes)
         wanted = losses.target(latents, noise, self.alphas_cumprod, timesteps, self.model.prediction_type)
         ratio = losses.snr(self.alphas_cumprod, timesteps)
-        weight = losses.min_snr_weight(ratio, self.config.loss.min_snr_gamma, self.model.prediction_type)
-        return losses.l2(predicted, wanted) * weight
+        settings = self.config.loss
+        threshold = losses.threshold(settings, ratio, timesteps, len(self.alphas_cumprod))
+        weight = losses.weight(settings, ratio, self.model.prediction_type)
+        return losses.error(settings, predicted, wanted, threshold) * weight
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
-        settings, rates = self.config.optimizer, {}
-        factor = schedules.factor(settings.schedule, self.position.step, self.steps, settings.warmup)
+        rates = {}
+        factor = schedules.factor(self.config.optimizer, self.position.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-            rates[f"lr/{group['name']}"] = group["lr"]
         self._share_gradients()
         if self.config.loop.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            # An optimizer that finds its own rate keeps it in `d`, and multiplies ours with it.
+            rates[f"lr/{group['name']}"] = group["lr"] * float(group.get("d", 1))
         return rates
 
     def _share_gradients(self) -> None:
@@ -259,9 +277,24 @@ class Trainer:
     def _save_epoch(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
+        with self._averaged():
+            tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
         path = self.run.epoch_path(self.position.epoch)
         kohya.write(path, tensors, kohya.renamed(kohya.training_metadata(self.config, self._facts()), path.stem))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The weights as they are to be used: an averaging optimizer holds others while it trains.
+
+        Those others are put back bit for bit, and not computed back, so saving changes nothing that follows.
+        """
+        training = self.adapter.exact()
+        self.optimizer.eval()
+        try:
+            yield
+        finally:
+            self.optimizer.train()
+            self.adapter.load_exact(training)
 
     def _facts(self) -> kohya.Facts:
         return environment.facts(
@@ -274,6 +307,7 @@ class Trainer:
             step=self.position.step,
             steps=self.steps,
             started=self.started,
+            optimizer=optimizers.class_path(self.config.optimizer.name),
         )
 
 

@@ -1,57 +1,191 @@
-"""Optimizers: one function per member. Each takes parameter groups and checked arguments and is cheap to list."""
+"""Optimizers: one function per member, giving the class it is made from. Cheap to list: imports are inside.
+
+A member's docstring is its help. What the rest of the trainer must know about one stands at its head as a
+decorator: `finds_its_rate` for those that take the learning rate as a factor of a rate of their own, `averages`
+for those whose good weights are an average that exists only while the optimizer is in eval mode.
+"""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trainer.errors import UserError, nearest
 
+Member = Callable[[], Any]
 
-def adamw(groups: list[dict], **args: Any):
+
+def finds_its_rate(member: Member) -> Member:
+    """Mark a member that estimates the step size itself and wants a learning rate of 1, the same for all parts."""
+    member.finds_its_rate = True
+    return member
+
+
+def averages(member: Member) -> Member:
+    """Mark a member that needs no schedule, because the average of its weights is what counts."""
+    member.averages = True
+    return member
+
+
+def adamw():
     """AdamW in full precision (Loshchilov & Hutter, 2019). Suggested: weight_decay=0.01 betas=0.9,0.999"""
-    import torch
+    from torch.optim import AdamW
 
-    return torch.optim.AdamW(groups, **args)
+    return AdamW
 
 
-def adamw_8bit(groups: list[dict], **args: Any):
+def adamw_8bit():
     """AdamW whose state takes a quarter of the memory (Dettmers et al., 2022). Suggested: weight_decay=0.01"""
-    import bitsandbytes
+    from bitsandbytes.optim import AdamW8bit
 
-    return bitsandbytes.optim.AdamW8bit(groups, **args)
+    return AdamW8bit
 
 
-OPTIMIZERS: dict[str, Callable[..., Any]] = {"AdamW": adamw, "AdamW8bit": adamw_8bit}
+def paged_adamw_8bit():
+    """AdamW8bit whose state moves to main memory when the card is full. Suggested: weight_decay=0.01"""
+    from bitsandbytes.optim import PagedAdamW8bit
+
+    return PagedAdamW8bit
+
+
+def lion():
+    """Lion: only the sign of the momentum counts (Chen et al., 2023). Wants a third to a tenth of AdamW's learning
+    rate. Suggested: weight_decay=0.1 betas=0.9,0.99"""
+    from pytorch_optimizer import Lion
+
+    return Lion
+
+
+def lion_8bit():
+    """Lion with its state in 8 bits: the smallest of all. Suggested: weight_decay=0.1 betas=0.9,0.99"""
+    from bitsandbytes.optim import Lion8bit
+
+    return Lion8bit
+
+
+def adafactor():
+    """Adafactor keeps sums of rows and columns instead of a value per weight (Shazeer & Stern, 2018). Here it takes
+    the learning rate as set, as kohya's users set it. Suggested: scale_parameter=false weight_decay=0"""
+    from transformers.optimization import Adafactor
+
+    # transformers' own defaults would put a rate of its own in place of the one that was set.
+    return partial(Adafactor, scale_parameter=False, relative_step=False)
+
+
+@finds_its_rate
+def prodigy():
+    """Prodigy finds the learning rate itself: leave it at 1 (Mishchenko & Defazio, 2023). d_coef scales what it finds.
+    Suggested: decouple=true weight_decay=0.01 d_coef=1 use_bias_correction=true safeguard_warmup=true"""
+    from prodigyopt import Prodigy
+
+    return Prodigy
+
+
+@finds_its_rate
+def dadapt_adam():
+    """D-Adaptation for Adam finds the learning rate itself: leave it at 1 (Defazio & Mishchenko, 2023).
+    Suggested: weight_decouple=true weight_decay=0.01 growth_rate=1.02"""
+    from pytorch_optimizer import DAdaptAdam
+
+    return DAdaptAdam
+
+
+@averages
+def adamw_schedule_free():
+    """AdamW that averages its weights instead of lowering the rate: take the schedule constant and a somewhat higher
+    learning rate (Defazio et al., The Road Less Scheduled, 2024). Suggested: betas=0.9,0.999 warmup_steps=50"""
+    from schedulefree import AdamWScheduleFree
+
+    return AdamWScheduleFree
+
+
+def came():
+    """CAME: Adafactor's memory with a confidence for each update (Luo et al., 2023).
+    Suggested: weight_decay=0.01 betas=0.9,0.999,0.9999"""
+    from pytorch_optimizer import CAME
+
+    return CAME
+
+
+def sgd():
+    """Plain stochastic gradient descent, without any state: wants a far higher learning rate. Suggested: momentum=0"""
+    from torch.optim import SGD
+
+    return SGD
+
+
+def sgd_nesterov():
+    """Gradient descent with Nesterov's momentum (Sutskever et al., 2013). Suggested: momentum=0.9 weight_decay=0"""
+    from torch.optim import SGD
+
+    return partial(SGD, momentum=0.9, nesterov=True)
+
+
+# Under kohya's names, so that what people have in their files and heads can be typed here.
+OPTIMIZERS: dict[str, Member] = {
+    "AdamW": adamw,
+    "AdamW8bit": adamw_8bit,
+    "PagedAdamW8bit": paged_adamw_8bit,
+    "Lion": lion,
+    "Lion8bit": lion_8bit,
+    "AdaFactor": adafactor,
+    "Prodigy": prodigy,
+    "DAdaptAdam": dadapt_adam,
+    "AdamWScheduleFree": adamw_schedule_free,
+    "CAME": came,
+    "SGD": sgd,
+    "SGDNesterov": sgd_nesterov,
+}
 
 
 def build(name: str, groups: list[dict], args: str = ""):
     """An optimizer over parameter groups that carry their own `lr`.
 
-    Raises UserError for an unknown name, and for an argument that the optimizer does not have.
+    Raises UserError for an unknown name, and for an argument that the optimizer does not have or refuses.
+    """
+    make, values = check_args(name, args)
+    try:
+        # Also as the default, so that an argument which sets the rate aside is refused and not obeyed in silence.
+        return make(groups, lr=groups[0]["lr"], **values)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"optimizer.args: {name} refuses {args!r}: {error}.") from None
+
+
+def check_args(name: str, args: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """(what makes the optimizer, its typed arguments), held against the optimizer's own signature.
+
+    Raises UserError for an unknown optimizer or argument, naming the nearest, and for a value of another type.
     """
     if name not in OPTIMIZERS:
         raise UserError(f"optimizer.name: there is no optimizer {name!r}; {nearest(name, OPTIMIZERS)}")
-    values = parse_args(args)
-    try:
-        optimizer = OPTIMIZERS[name](groups, **values)
-    except TypeError as error:
-        unknown = next((key for key in values if repr(key) in str(error)), None)
-        if unknown is None:
-            raise
-        known = [key for key in _signature(name, groups) if key not in ("params", "lr")]
-        raise UserError(f"optimizer.args: {name} has no argument {unknown!r}; {nearest(unknown, known)}") from None
-    except ValueError as error:
-        raise UserError(f"optimizer.args: {name} refuses {args!r}: {error}.") from None
-    return optimizer
+    make, values = OPTIMIZERS[name](), parse_args(args)
+    known = _arguments(make)
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"optimizer.args: {name} has no argument {key!r}; {nearest(key, known)}")
+        if not _fits(value, known[key]):
+            raise UserError(f"optimizer.args: {name} cannot take {key}={value!r}; it wants one like {known[key]!r}.")
+    return make, values
+
+
+def class_path(name: str) -> str:
+    """Where the optimizer's class lives, as sd-scripts writes it into a file: torch.optim.adamw.AdamW."""
+    made = OPTIMIZERS[name]()
+    kind = made.func if isinstance(made, partial) else made
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def parse_args(text: str) -> dict[str, Any]:
-    """`weight_decay=0.1 betas=0.9,0.99 fused=true` -> typed values; words that are no Python literals stay text."""
+    """`weight_decay=0.1 betas=0.9,0.99 decouple=true` -> typed values; words that are no Python literals stay text.
+
+    Spaces part the arguments, except between brackets or quotes. Raises UserError for what is not name=value.
+    """
     values: dict[str, Any] = {}
-    for part in text.split():
+    for part in re.findall(r"""(?:\([^)]*\)|\[[^]]*\]|"[^"]*"|'[^']*'|\S)+""", text):
         name, equals, value = part.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"optimizer.args: {part!r} should read name=value, for example weight_decay=0.1.")
@@ -60,7 +194,7 @@ def parse_args(text: str) -> dict[str, Any]:
 
 
 def _literal(text: str) -> Any:
-    named = {"true": True, "false": False, "none": None}
+    named = {"true": True, "false": False, "none": None, "inf": float("inf")}
     if text.lower() in named:
         return named[text.lower()]
     try:
@@ -69,5 +203,20 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _signature(name: str, groups: list[dict]) -> list[str]:
-    return list(inspect.signature(type(OPTIMIZERS[name](groups)).__init__).parameters)[1:]
+def _arguments(make: Callable[..., Any]) -> dict[str, Any]:
+    """The optimizer's arguments and their defaults, without those that the trainer gives itself."""
+    found = inspect.signature(make).parameters.values()
+    # A collector of further keywords is no argument: it is how a typing mistake gets lost.
+    named = [parameter for parameter in found if parameter.kind != parameter.VAR_KEYWORD]
+    return {parameter.name: parameter.default for parameter in named if parameter.name not in ("params", "lr")}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value is of its default's kind. Not every optimizer looks before its first step."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, (int, float)):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        return isinstance(value, (tuple, list)) and len(value) == len(default)
+    return True

@@ -82,7 +82,7 @@ def test_a_broken_picture_is_named_and_no_run_is_made(kind, here, said):
         (["--data", "nowhere"], ["nowhere"]),
         (["--data", "empty"], ["empty"]),
         ([], ["--data"]),
-        (["--data", "pictures", "--set", "adapter.alpha=64"], ["adapter.alpha", "64", "dim 16", "adapter.alpha=8"]),
+        (["--data", "pictures", "--set", "adapter.alpha=64"], ["adapter.alpha", "64", "dim 32", "adapter.alpha=16"]),
         (["--data", "pictures", "--set", "learning_rate=1"], ["optimizer.learning_rate", "1e-4"]),
         (["--data", "pictures", "--set", "adapter.rnak=8"], ["adapter.rnak", "adapter.rank"]),
         (["--data", "pictures", "--set", "loop.epochs=0"], ["loop.epochs"]),

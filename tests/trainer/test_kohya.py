@@ -55,6 +55,7 @@ def facts(family="sd15", **changes):
         "steps": 120,
         "started": 1_700_000_000.0,
         "finished": 1_700_000_360.0,
+        "optimizer": "torch.optim.adamw.AdamW",
     }
     return kohya.Facts(**{**values, **changes})
 
@@ -197,6 +198,29 @@ def test_metadata_is_complete_and_readable(tmp_path):
         "modelspec.encoder_layer": "2",
     }
     assert wanted.items() <= stored.items()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "entry", "off", "on"),
+    [
+        ("noise_offset", 0.05, "ss_noise_offset", "None", "0.05"),
+        ("multires_iterations", 6, "ss_multires_noise_iterations", "None", "6"),
+        ("multires_discount", 0.8, "ss_multires_noise_discount", "0.3", "0.8"),
+        ("input_perturbation", 0.1, "ss_ip_noise_gamma", "None", "0.1"),
+        ("zero_terminal_snr", True, "ss_zero_terminal_snr", "False", "True"),
+        ("min_snr_gamma", 0, "ss_min_snr_gamma", "5.0", "None"),
+        ("debiased", True, "ss_debiased_estimation", "False", "True"),
+        ("kind", "huber", "ss_loss_type", "l2", "huber"),
+        ("huber_schedule", "constant", "ss_huber_schedule", "snr", "constant"),
+        ("huber_c", 0.2, "ss_huber_c", "0.1", "0.2"),
+        ("max_timestep", 500, "modelspec.timestep_range", None, "0,500"),
+        ("min_timestep", 200, "modelspec.timestep_range", None, "200,1000"),
+    ],
+)
+def test_metadata_says_what_the_loss_was(setting, value, entry, off, on):
+    changed = CONFIG.model_copy(update={"loss": CONFIG.loss.model_copy(update={setting: value})})
+    assert kohya.training_metadata(CONFIG, facts()).get(entry) == off
+    assert kohya.training_metadata(changed, facts())[entry] == on
 
 
 def test_metadata_of_sdxl():

@@ -36,6 +36,7 @@ class Facts:
     steps: int = 0  # of the whole run
     started: float = 0.0  # seconds since 1970
     finished: float = 0.0
+    optimizer: str = ""  # its class with the path, torch.optim.adamw.AdamW
 
 
 def training_metadata(config: TrainConfig, facts: Facts) -> Metadata:
@@ -75,7 +76,7 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_gradient_accumulation_steps": loop.gradient_accumulation,
         "ss_lr_warmup_steps": round(warmup),
         "ss_lr_scheduler": optimizer.schedule,
-        "ss_optimizer": _optimizer(config),
+        "ss_optimizer": _optimizer(config, facts),
         "ss_max_grad_norm": loop.max_grad_norm,
         "ss_mixed_precision": {"fp32": "no"}.get(config.model.precision, config.model.precision),
         "ss_full_fp16": False,
@@ -85,11 +86,10 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _optimizer(config: TrainConfig) -> str:
+def _optimizer(config: TrainConfig, facts: Facts) -> str:
     """sd-scripts' way: the class's path and its arguments in brackets."""
-    paths = {"AdamW": "torch.optim.adamw.AdamW", "AdamW8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
-    name, args = config.optimizer.name, config.optimizer.args.split()
-    return paths.get(name, name) + (f"({','.join(args)})" if args else "")
+    args = config.optimizer.args.replace(", ", ",").split()
+    return (facts.optimizer or config.optimizer.name) + (f"({','.join(args)})" if args else "")
 
 
 def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
@@ -107,19 +107,20 @@ def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
 
 
 def _about_loss(config: TrainConfig) -> dict[str, Any]:
+    loss = config.loss
     return {
-        "ss_noise_offset": None,
-        "ss_multires_noise_iterations": None,
-        "ss_multires_noise_discount": 0.3,
+        "ss_noise_offset": loss.noise_offset or None,
+        "ss_multires_noise_iterations": loss.multires_iterations or None,
+        "ss_multires_noise_discount": loss.multires_discount,
         "ss_adaptive_noise_scale": None,
-        "ss_zero_terminal_snr": False,
-        "ss_min_snr_gamma": config.loss.min_snr_gamma or None,
+        "ss_zero_terminal_snr": loss.zero_terminal_snr,
+        "ss_min_snr_gamma": loss.min_snr_gamma or None,
         "ss_scale_weight_norms": None,
-        "ss_ip_noise_gamma": None,
-        "ss_debiased_estimation": False,
-        "ss_loss_type": "l2",
-        "ss_huber_schedule": "snr",
-        "ss_huber_c": 0.1,
+        "ss_ip_noise_gamma": loss.input_perturbation or None,
+        "ss_debiased_estimation": loss.debiased,
+        "ss_loss_type": loss.kind,
+        "ss_huber_schedule": loss.huber_schedule,
+        "ss_huber_c": loss.huber_c,
         "ss_prior_loss_weight": 1.0,
     }
 
@@ -195,6 +196,13 @@ def _modelspec(config: TrainConfig, facts: Facts) -> Metadata:
         "resolution": f"{config.data.resolution}x{config.data.resolution}",
         "prediction_type": {"v_prediction": "v"}.get(facts.prediction_type, facts.prediction_type),
         "trigger_phrase": config.data.trigger,
+        "timestep_range": _timestep_range(config),
         "encoder_layer": "" if xl else str(config.model.clip_skip),
     }
     return {f"modelspec.{key}": value for key, value in values.items() if value}
+
+
+def _timestep_range(config: TrainConfig) -> str:
+    """First and last time step that were trained; nothing when all were, as sd-scripts has it."""
+    first, last = config.loss.min_timestep, config.loss.max_timestep
+    return "" if (first, last) == (0, 1000) else f"{first},{last}"
