@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
+CONTRACT |= {"pnginfo", "vote"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox grid report recommend environment".split())
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
+STORIES |= {"explain", "voting"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
@@ -76,7 +78,7 @@ def test_processes_are_started_in_one_place():
 
 
 STUDIO_MODULES = ["studio.app", "studio.panels", "studio.forms", "studio.jobs", "trainer.kohya", "trainer.grid"]
-CHEAP = ["trainer.run", "trainer.config", "trainer.cells", "trainer.taggers"]
+CHEAP = ["trainer.run", "trainer.config", "trainer.cells", "trainer.taggers", "trainer.vote"]
 
 
 @pytest.mark.parametrize("module", STUDIO_MODULES + CHEAP)

@@ -218,21 +218,93 @@ def print_rows(evaluation) -> None:
 
 
 @app.command()
+def vote(
+    run: RunArgument,
+    prompts: Annotated[str, typer.Option(help="Which comparison, by its prompt set; the newest if left out.")] = "",
+    strength: Annotated[float | None, typer.Option(help="Vote at this LoRA weight; else the one nearest 1.")] = None,
+    show: Annotated[bool, typer.Option("--ranking", help="Only print what the votes say so far.")] = False,
+):
+    """Judge the epochs blind: two pictures, no labels, which one is better?"""
+    from trainer import voting
+    from trainer.vote import Ballot
+
+    evaluation, folder = voting.find(Run.open(run), prompts)
+    ballot = Ballot(evaluation, folder, strength=voting.nearest_strength(evaluation, strength))
+    ranking = ballot.ranking() if show else voting.session(ballot, ask_in_browser(), console.print)
+    print_ranking(ranking)
+    if not show and ballot.votes:
+        voting.recommend_again(evaluation, folder)
+        if evaluation.recommended:
+            console.print(f"★ Recommended: {plain(evaluation.recommended['reason'])}")
+
+
+def ask_in_browser():
+    """A question at the terminal about the pair on a page, which is opened in the browser once, where there is one."""
+    import webbrowser
+
+    from trainer.voting import QUESTION
+
+    opened = False
+
+    def ask(_, page: Path) -> str:
+        nonlocal opened
+        if not opened:
+            opened = True
+            if not webbrowser.open(page.resolve().as_uri()):
+                console.print(f"Open {plain(str(page))} in a browser; it shows each pair in turn.")
+            console.print(QUESTION + ".")
+        try:
+            return input("Which is better? ")
+        except EOFError:
+            return "q"
+
+    return ask
+
+
+def print_ranking(ranking) -> None:
+    """The candidates, best first, with how often each is preferred to the average one."""
+    several = len({one.strength for one in ranking.standings}) > 1
+    rows = table("Epoch", ">Preferred", ">95 % interval", ">Seen", ">Both bad")
+    for one in ranking.standings:
+        label = f"epoch {one.epoch}" + (f" × {one.strength:g}" if several else "")
+        rows.add_row(label, f"{one.preferred:.0%}", f"{one.low:.0%}–{one.high:.0%}", str(one.shown), str(one.bad))
+    console.print(rows)
+    console.print(plain(ranking.sentence()))
+
+
+@app.command()
 def export(
     run: RunArgument,
-    epoch: Annotated[int, typer.Option(help="Which epoch.")],
+    epoch: Annotated[int | None, typer.Option(help="Which epoch.")] = None,
     to: Annotated[Path, typer.Option(help="A folder, or a file name ending in .safetensors.")] = Path("models"),
     name: Annotated[str, typer.Option(help="File name without ending; the run's name if left out.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
+    strength: Annotated[float, typer.Option(help="Baked in: at 1 the file then is what the epoch is at this.")] = 1.0,
+    rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD); 0 keeps the rank.")] = 0,
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16; as it was trained if left out.")] = "",
+    merge: Annotated[str, typer.Option(help="Several epochs with weights, in place of --epoch: 4:0.5,6:0.5.")] = "",
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Write the chosen epoch to models/, ready for A1111, Forge, ComfyUI and diffusers."""
     from trainer.export import export as export_run
 
-    result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device)
+    changes = {"strength": strength, "rank": rank, "dtype": dtype, "merge": parse_merge(merge)}
+    result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device, **changes)
     console.print(f"Exported [bold]{plain(str(result.path))}[/] ({file_size(result.path)})")
     console.print(plain(result.verification))
     console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
+
+
+def parse_merge(text: str) -> list[tuple[int, float]]:
+    """ "4:0.5,6:0.5" -> [(4, 0.5), (6, 0.5)]; empty -> []."""
+    parts = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        epoch, _, weight = part.partition(":")
+        try:
+            parts.append((int(epoch), float(weight)))
+        except ValueError:
+            raise UserError(f"--merge {text}: write epochs with weights, for example 4:0.5,6:0.5.") from None
+    return parts
 
 
 @app.command()
@@ -242,6 +314,58 @@ def inspect(file: Annotated[Path, typer.Argument(help="Any LoRA file.")]):
 
     for label, value in kohya.describe(file).lines():
         console.print(f"{label:<18} {plain(value)}")
+
+
+# ── the conventions of other tools ──────────────────────────────────────────────────────────────────────
+
+
+@app.command(name="png-info")
+def png_info(
+    image: Annotated[Path, typer.Argument(help="A picture from A1111, Forge, ComfyUI, InvokeAI or from here.")],
+    to: Annotated[Path | None, typer.Option(help="Append it to this prompt set, a .toml file.")] = None,
+    name: Annotated[str, typer.Option(help="The prompt's name there; the picture's if left out.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+):
+    """Say what a picture was made with, and carry it into a prompt set."""
+    from trainer import pnginfo
+
+    found = pnginfo.read(image)
+    print_explained(found.as_json(), pnginfo.lines(found), as_json)
+    if to is None:
+        return
+    added = pnginfo.append(found.info, to, name or image.stem)
+    notes = [f"Added to {to} as '{added.name}'.", *added.notes]
+    for note in notes:
+        if as_json:  # what is printed stays JSON
+            print(note, file=sys.stderr)
+        else:
+            console.print(plain(note))
+
+
+@app.command()
+def prompt(
+    text: Annotated[str, typer.Argument(help="A prompt as it would stand in A1111.")],
+    steps: Annotated[int, typer.Option(help="Sampling steps, which schedules are read over.")] = 20,
+    hires_steps: Annotated[int | None, typer.Option(help="Explain the hires pass of so many steps.")] = None,
+    base: Annotated[str, typer.Option(help="Count tokens with this base's tokenizer; else the toybox's.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+):
+    """Take a prompt apart: networks, AND, schedule, weights, and how it fills its chunks of 75 tokens."""
+    from trainer import explain
+
+    explained = explain.explain(text, steps, hires_steps, base=base)
+    print_explained(explained.as_json(), explain.lines(explained), as_json)
+
+
+def print_explained(value: dict[str, Any], lines, as_json: bool) -> None:
+    """A finding as JSON for programs, or as labelled lines for people."""
+    if as_json:
+        import json
+
+        print(json.dumps(value, ensure_ascii=False, indent=2))
+        return
+    for label, text in lines:
+        console.print(f"{plain(label):<18} {plain(text)}")
 
 
 # ── around it ───────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from trainer.errors import UserError, nearest
 from trainer.files import write_json
 
 BASE_EPOCH = 0  # the row without any LoRA
+MOST_SEED = 2**63 - 1  # TOML's integers end there; A1111's own seeds are below 2**32
+DRAWN_SEED = -1  # A1111's "random"
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,12 @@ class Evaluation:
 def read_prompts(path: Path, trigger: str = "", subject: str = "") -> list[Prompt]:
     """A prompt set: `[[prompt]]` tables whose keys are Prompt's; `[trigger]` and `[class]` in texts are filled in.
 
-    Raises UserError naming the file, the entry and the key that is wrong.
+    A seed of -1 is drawn once from what the prompt asks for: the same in every row and every run, and another
+    one when the prompt changes. Raises UserError naming the file, the entry and what is wrong with it.
     """
     from trainer.presets import read_toml
 
-    values = read_toml(Path(path))
-    entries = values.get("prompt", [])
-    if not entries:
-        raise UserError(f"{path} holds no prompts: write each as a [[prompt]] table with name and prompt.")
+    entries = _entries(read_toml(Path(path)), path)
     prompts = [_prompt(entry, f"{path}, prompt {index}", trigger, subject) for index, entry in enumerate(entries, 1)]
     names = [prompt.name for prompt in prompts]
     for name in names:
@@ -146,19 +147,82 @@ def read_prompts(path: Path, trigger: str = "", subject: str = "") -> list[Promp
     return prompts
 
 
+def _entries(values: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    entries = values.get("prompt", [])
+    if isinstance(entries, dict):
+        raise UserError(f"{path} has [prompt] in single brackets: write [[prompt]] above each prompt.")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: `prompt` is not a list of tables: write [[prompt]] above each prompt.")
+    if not entries:
+        raise UserError(f"{path} holds no prompts: write each as a [[prompt]] table with name and prompt.")
+    if unknown := [key for key in values if key not in ("prompt", "about")]:
+        hint = nearest(unknown[0], ("about", "prompt"))
+        raise UserError(f"{path}: there is no key {unknown[0]!r} outside of a prompt; {hint}")
+    return entries
+
+
+_SIDE = (lambda value: _whole(value) and 8 <= value <= 8192 and value % 8 == 0, "a multiple of 8 from 8 to 8192")
+_TEXT = (lambda value: isinstance(value, str), "text in quotes")
+# What each key of an entry may hold, and how that is said.
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str) and bool(value.strip()), "text in quotes, not empty"),
+    "prompt": _TEXT,
+    "negative": _TEXT,
+    "seed": (lambda value: _whole(value) and value >= DRAWN_SEED, "a whole number from 0, or -1 to have one drawn"),
+    "width": _SIDE,
+    "height": _SIDE,
+    "sampler": _TEXT,
+    "steps": (lambda value: _whole(value) and 1 <= value <= 150, "a whole number from 1 to 150"),
+    "cfg_scale": (lambda value: _number(value) and 1 <= value <= 30, "a number from 1 to 30"),
+    "clip_skip": (lambda value: _whole(value) and 1 <= value <= 12, "a whole number from 1 to 12"),
+    "leak": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)  # true is an int to Python
+
+
+def _number(value: Any) -> bool:
+    return _whole(value) or isinstance(value, float)
+
+
 def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str) -> Prompt:
-    known = Prompt.__dataclass_fields__
-    for key in entry:
-        if key not in known:
-            raise UserError(f"{where}: there is no key {key!r}; {nearest(key, known)}")
+    for key, value in entry.items():
+        if key not in VALUES:
+            raise UserError(f"{where}: there is no key {key!r}; {nearest(key, VALUES)}")
+        fits, wanted = VALUES[key]
+        if not fits(value):
+            raise UserError(f"{where}: {key} = {value!r} is not {wanted}.")
     for key in ("name", "prompt"):
-        if not isinstance(entry.get(key), str):
+        if key not in entry:
             raise UserError(f"{where} has no {key}: add {key} = \"…\".")
+    _check_sampler(entry.get("sampler", ""), where)
     texts = {key: _fill(entry.get(key, ""), trigger, subject) for key in ("prompt", "negative")}
-    return Prompt(**{**entry, **texts})
+    prompt = Prompt(**{**entry, **texts})
+    return replace(prompt, seed=_drawn_seed(prompt)) if prompt.seed == DRAWN_SEED else prompt
+
+
+def _check_sampler(name: str, where: str) -> None:
+    from trainer.webui.samplers import resolve
+
+    try:
+        if name:
+            resolve(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _drawn_seed(prompt: Prompt) -> int:
+    """A seed below 2**32 from what the prompt asks for; its name is a label and decides nothing."""
+    content = json.dumps({**asdict(prompt), "name": None, "leak": None}, sort_keys=True)
+    return int(hashlib.sha256(content.encode()).hexdigest()[:8], 16)
 
 
 def _fill(text: str, trigger: str, subject: str) -> str:
-    filled = text.replace("[trigger]", trigger).replace("[class]", subject)
+    filled = text
+    for mark, word in (("[trigger]", trigger), ("[class]", subject)):
+        # "a [trigger] [class] in the snow" without a word has one space less, not two in a row.
+        filled = filled.replace(mark, word) if word else filled.replace(mark + " ", "").replace(mark, "")
     # Without a trigger word the comma that followed it would lead the prompt.
     return ", ".join(part.strip() for part in filled.split(",") if part.strip()) if filled != text else text

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import environment, kohya, metrics, presets, report, toybox
+from trainer import environment, kohya, metrics, presets, report, toybox, vote
 from trainer.cells import BASE_EPOCH, Cell, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
@@ -73,7 +73,7 @@ def evaluate(
         evaluation = index(run, config, settings, columns, chosen, places, folder)
         pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
         metrics.score(evaluation, folder, pictures, toybox.located(clip) if clip else None, config.data.trigger)
-        evaluation.recommended = recommend(evaluation.rows)
+        evaluation.recommended = recommend(evaluation.rows, vote.ranking(evaluation, folder))
         evaluation.save(folder)
         save_grid(evaluation, folder)
         report.write_report(evaluation, folder)

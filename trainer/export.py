@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from trainer.run import Epoch, Run, slug
 
 TOLERANCE = 1 / 255  # a picture rendered alone may round a pixel differently from the same one in a batch
 
+SAME = 1e-6  # of ΔW, relative: the rounding of alphas to float32; fp16 rounds by 3e-4
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -24,27 +28,119 @@ class Exported:
     verification: str  # a sentence
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What the file is made of: epochs with their weights, and what is done to their sum."""
+
+    parts: tuple[tuple[Epoch, float], ...]
+    strength: float = 1.0
+    rank: int = 0  # 0: as it comes
+    dtype: str = ""  # "": as trained
+
+    @property
+    def plain(self) -> bool:
+        """The epoch's own tensors, untouched."""
+        return len(self.parts) == 1 and self.factor == 1 and not self.rank and not self.dtype
+
+    @property
+    def factor(self) -> float:
+        """What a single epoch's ΔW is multiplied with."""
+        return self.parts[0][1] * self.strength
+
+    def words(self) -> str:
+        """ "0.5 × epoch 4 + 0.5 × epoch 6, at 0.8, rank 16, fp16"."""
+        several = len(self.parts) > 1
+        names = [f"{weight:g} × epoch {epoch.number}" if several else f"epoch {epoch.number}"
+                 for epoch, weight in self.parts]  # fmt: skip
+        strength = self.strength if several else self.factor
+        extras = [f"at {strength:g}" * (strength != 1), f"rank {self.rank}" * bool(self.rank), self.dtype]
+        return ", ".join([" + ".join(names), *filter(None, extras)])
+
+
 def export(
-    run: Run, number: int, *, to: Path = Path("models"), name: str = "", overwrite: bool = False, device: str = ""
+    run: Run,
+    number: int | None = None,
+    *,
+    to: Path = Path("models"),
+    name: str = "",
+    overwrite: bool = False,
+    device: str = "",
+    strength: float = 1.0,
+    rank: int = 0,
+    dtype: str = "",
+    merge: Sequence[tuple[int, float]] = (),
 ) -> Exported:
     """Write epoch `number` with complete metadata, a preview and the sidecars that A1111 and ComfyUI managers read.
 
-    The written file is loaded again and one cell rendered with it, whose pixels must equal the comparison's.
-    Raises UserError when the epoch is not there, when a file of that name is (unless `overwrite`), or when the
-    written file does not draw the same picture.
+    `strength` is baked in, so that <lora:name:1> is what <lora:name:strength> was; `rank` cuts every module to
+    that rank; `dtype` is fp32, fp16 or bf16; `merge` takes (epoch, weight) pairs in place of `number`.
+
+    The written file is loaded again and one cell rendered with it. Where the picture must be the same (all but
+    merges, cut ranks and narrower numbers) its pixels must equal those of the epoch; where it cannot be, the
+    sentence says how far both ΔW and picture are from it. Raises UserError when an epoch is not there, when a
+    file of that name is (unless `overwrite`), or when the written file does not draw the same picture.
     """
-    epoch = choose_epochs(run, [number])[0]
+    recipe = _recipe(run, number, merge, strength, rank, dtype)
     path = _destination(to, name or run.config.name)
     if path.exists() and not overwrite:
         raise UserError(f"{path} is already there: give another --name, or --overwrite to replace it.")
     evaluation, folder = latest_comparison(run)
-    lora = kohya.read(epoch.path)
-    kohya.write(path, lora.tensors, kohya.renamed(lora.metadata, path.stem))
-    preview, verification = _verify(run, path, number, evaluation, folder, device)
+    metadata, change = _write(path, recipe)
+    shown = recipe.parts[0][0].number
+    if recipe.plain:
+        preview, verification = _verify(run, path, shown, evaluation, folder, device)
+    else:
+        preview, verification = _compare(run, path, recipe, change, evaluation, device)
     for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
         write_bytes(sidecar, preview)
-    _write_cards(path, run, number, lora.metadata)
+    _write_cards(path, run, recipe, metadata)
     return Exported(path, run.config.data.trigger, verification)
+
+
+def _recipe(
+    run: Run, number: int | None, merge: Sequence[tuple[int, float]], strength: float, rank: int, dtype: str
+) -> Recipe:
+    if (number is None) == (not merge):
+        raise UserError("Say which epoch: --epoch 6, or several with weights: --merge 4:0.5,6:0.5.")
+    if not math.isfinite(strength) or strength == 0:
+        raise UserError(f"--strength {strength:g} leaves nothing of the LoRA: give a number other than 0.")
+    if rank < 0:
+        raise UserError(f"--rank {rank}: give at least 1, or leave it out to keep the rank.")
+    if any(not math.isfinite(weight) or weight == 0 for _, weight in merge):
+        raise UserError("--merge: give every epoch a weight other than 0, for example 4:0.5,6:0.5.")
+    weights: dict[int, float] = {}
+    for epoch, weight in merge or [(number, 1.0)]:
+        weights[epoch] = weights.get(epoch, 0.0) + weight
+    epochs = choose_epochs(run, list(weights))
+    return Recipe(tuple((epoch, weights[epoch.number]) for epoch in epochs), strength, rank, dtype)
+
+
+def _write(path: Path, recipe: Recipe) -> tuple[kohya.Metadata, kohya.Change | None]:
+    """The file itself; returns its metadata and, unless it is the epoch as it was, what was changed."""
+    files = [(kohya.read(epoch.path), weight) for epoch, weight in recipe.parts]
+    metadata = kohya.renamed(files[0][0].metadata, path.stem)
+    if recipe.plain:
+        kohya.write(path, files[0][0].tensors, metadata)
+        return metadata, None
+    parts = [(file.tensors, weight) for file, weight in files]
+    change = kohya.changed(parts, strength=recipe.strength, rank=recipe.rank, dtype=recipe.dtype)
+    metadata |= _about(change.tensors, recipe)
+    kohya.write(path, change.tensors, metadata)
+    return metadata, change
+
+
+def _about(tensors: dict, recipe: Recipe) -> kohya.Metadata:
+    """What the file's metadata must say of it after the change."""
+    ranks = {name: down[0] for name, (down, _) in kohya.module_shapes(tensors).items()}
+    largest = max(ranks, key=ranks.get)
+    about = {
+        "ss_network_dim": str(ranks[largest]),
+        "ss_network_alpha": f"{float(tensors[f'{largest}.alpha']):g}",
+        "ss_training_comment": f"LoRA Studio: {recipe.words()}",
+    }
+    if len(recipe.parts) > 1:
+        about["modelspec.merged_from"] = ", ".join(epoch.path.stem for epoch, _ in recipe.parts)
+    return about
 
 
 def _destination(to: Path, name: str) -> Path:
@@ -83,6 +179,38 @@ def _verify(
     return data, f"Checked: loaded again, it draws the comparison's '{shown.column}' {same}."
 
 
+def _compare(
+    run: Run, path: Path, recipe: Recipe, change: kohya.Change, evaluation: Evaluation | None, device: str
+) -> tuple[bytes, str]:
+    """Render one cell with the written file and hold it against the epoch it came from, at the strength baked in.
+
+    Both are rendered here, alone and one after the other, so that a comparison at another strength, or none, is
+    no obstacle. Returns (PNG of that cell, what was found).
+    """
+    model = load_base(run.config, device or environment.default_device())
+    epoch = recipe.parts[0][0]
+    shown = _cell_to_show(evaluation, epoch.number)
+    cell = replace(_cell_of(run, evaluation, shown, model.sha256(), epoch.number, path), strength=1.0)
+    renderer = Renderer(model, 1)
+    renderer.use(path, 1.0)
+    picture = renderer.render([cell])[0]
+    data = png(picture, infotext_of(cell, model, Epoch(epoch.number, path)))
+    exact = f"its ΔW is {recipe.words()} to within {change.error:.1e}"
+    if len(recipe.parts) > 1:
+        return data, f"Loaded again and rendered: {exact}. No epoch draws the picture of a merge, so none was compared."
+    renderer.use(epoch.path, recipe.factor)
+    apart = _apart(picture, renderer.render([cell])[0])
+    if change.error <= SAME:
+        if apart > TOLERANCE + 1e-9:
+            raise UserError(f"{path} draws another picture than epoch {epoch.number} at {recipe.factor:g}: {apart:.2f}")
+        return data, f"Checked: at 1 it draws what epoch {epoch.number} draws at {recipe.factor:g}; {exact}."
+    kept = f"keeps {change.kept:.2%} of the change and " if change.kept < 1 else ""
+    return data, (
+        f"Loaded again and rendered: it {kept}cannot draw the same pixels; its ΔW is {change.error:.1%} away and one "
+        f"picture by up to {apart * 255:.0f}/255. Look at it before you share it."
+    )
+
+
 def _cell_to_show(evaluation: Evaluation | None, number: int) -> Rendered | None:
     """The epoch's first cell that shows the subject, at the strength nearest to 1."""
     if evaluation is None:
@@ -108,28 +236,35 @@ def _cell_of(run: Run, evaluation: Evaluation | None, shown: Rendered | None, ba
 
 
 def _difference(picture, file: Path) -> float:
-    """Largest difference of any channel, in [0, 1]."""
-    from PIL import Image, ImageChops
+    """Largest difference of any channel from the picture in a file, in [0, 1]."""
+    from PIL import Image
 
     with Image.open(file) as other:
-        other = other.convert("RGB")
-        if other.size != picture.size:
-            return 1.0
-        return max(high for _, high in ImageChops.difference(picture, other).getextrema()) / 255
+        return _apart(picture, other.convert("RGB"))
 
 
-def _write_cards(path: Path, run: Run, number: int, metadata: kohya.Metadata) -> None:
+def _apart(picture, other) -> float:
+    """Largest difference of any channel, in [0, 1]; 1 when the sizes differ."""
+    from PIL import ImageChops
+
+    if other.size != picture.size:
+        return 1.0
+    return max(high for _, high in ImageChops.difference(picture, other).getextrema()) / 255
+
+
+def _write_cards(path: Path, run: Run, recipe: Recipe, metadata: kohya.Metadata) -> None:
     """NAME.json for A1111 and Forge, NAME.civitai.info for ComfyUI managers."""
     config = run.config
     version = "SDXL" if metadata["ss_base_model_version"].startswith("sdxl") else "SD1"
-    about = f"Epoch {number} of {config.name}, trained with LoRA Studio on {config.model.base}."
+    what = recipe.words()
+    about = f"{what[0].upper()}{what[1:]} of {config.name}, trained with LoRA Studio on {config.model.base}."
     card = {
         "description": about,
         "sd version": version,
         "activation text": config.data.trigger,
         "preferred weight": 1.0,
         "negative text": "",
-        "notes": f"dim {config.adapter.rank}, alpha {config.adapter.alpha:g}, seed {config.loop.seed}",
+        "notes": f"dim {metadata['ss_network_dim']}, alpha {metadata['ss_network_alpha']}, seed {config.loop.seed}",
     }
     write_json(path.with_suffix(".json"), card)
     civitai = {

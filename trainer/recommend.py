@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from trainer.cells import BASE_EPOCH, Row
+from trainer.vote import Ranking
 
 # What one unit costs, in shares of all likeness gained: bleed as large as the difference between any two of the
 # base's pictures, all variety lost, burn one standard deviation above the base's.
@@ -46,12 +47,49 @@ class _Candidate:
         return self.gain - sum(cost for cost in price if math.isfinite(cost))
 
 
-def recommend(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The row to keep as {"epoch", "strength", "reason"}; None when no epoch has a likeness.
+def recommend(rows: Sequence[Row], votes: Ranking | None = None) -> dict[str, Any] | None:
+    """The row to keep as {"epoch", "strength", "reason"}; None when no epoch has a likeness and no vote decides.
 
     Reads the scores likeness, bleed, diversity and burn; any but the first may be missing, and so may the
-    base's row. Values that are not finite count as not measured.
+    base's row. Values that are not finite count as not measured. Rows of several strengths are compared by the
+    same worth; of equals the one nearest to strength 1 wins.
+
+    Eyes come before figures: the clear winner of a blind vote is recommended whatever the scores say (and it is
+    said when they differ). Without a winner, rows that clearly lost the vote are out, and the scores choose
+    among the rest; rows that nobody voted on stay in.
     """
+    if votes is None or not votes.votes:
+        return _by_scores(rows)
+    if votes.winner is not None:
+        return _voted(votes, _by_scores(rows))
+    lost = {one.candidate for one in votes.standings} - set(votes.contenders)
+    best = _by_scores([row for row in rows if (row.epoch, row.strength) not in lost])
+    if best and lost:
+        out = sorted({epoch for epoch, _ in lost})
+        names = "epoch" if len(out) == 1 else "epochs"
+        best["reason"] = f"{best['reason'][:-1]}; your {votes.votes} votes rule out {names} {_listed(out)}."
+    return best
+
+
+def _voted(votes: Ranking, scored: dict[str, Any] | None) -> dict[str, Any]:
+    """The winner of the vote, and whether the scores agree."""
+    epoch, strength = votes.standings[0].candidate
+    several = len({one.strength for one in votes.standings}) > 1 or strength != 1
+    agree = scored is not None and scored["epoch"] == epoch
+    reason = f"preferred in your blind vote of {votes.votes} pairs ({votes.sure:.0%} sure)"
+    if agree:
+        reason += "; the scores agree"
+    elif scored is not None:
+        reason += f"; by the scores alone it would be epoch {scored['epoch']}"
+    return _answer(epoch, strength, several, reason)
+
+
+def _listed(numbers: list[int]) -> str:
+    *most, last = map(str, numbers)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _by_scores(rows: Sequence[Row]) -> dict[str, Any] | None:
     base = next((row for row in rows if row.epoch == BASE_EPOCH), None)
     curves = _curves(rows)
     likeness = [value for curve in curves for value in _values(curve, "likeness")]

@@ -36,6 +36,32 @@ def write_report(evaluation: Evaluation, folder: Path) -> Path:
     return write_text(Path(folder) / "report.html", render(_data(evaluation, Path(folder)), evaluation.title))
 
 
+def pair_page(left: Path, right: Path) -> str:
+    """Two pictures side by side for a blind vote: one file, no script, and nothing that tells who they are.
+
+    The pictures are encoded anew, so that neither name nor infotext comes along. The page loads itself again
+    every two seconds, since the next pair is written over it.
+    """
+    images = (open_picture(path) for path in (left, right))
+    sides = (
+        f'<figure><img alt="{name}" src="{_data_uri(image, 1536, None)}"><figcaption>{key}</figcaption></figure>'
+        for name, key, image in zip(("left", "right"), "12", images)
+        if image is not None
+    )
+    return PAIR.replace("{{pictures}}", "".join(sides))
+
+
+PAIR = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2"><title>Which is better?</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<style>body { margin: 1rem; display: flex; gap: 1rem; font: 1.2rem system-ui, sans-serif; text-align: center; }
+figure { margin: 0; flex: 1; } img { max-width: 100%; max-height: 88vh; min-height: 40vh; object-fit: contain; }
+figcaption { padding: .4rem; }</style>
+<body>{{pictures}}</body></html>
+"""
+
+
 def render(data: dict[str, Any], title: str) -> str:
     """The page with its data filled in. No text from `data` can end the script or start another one."""
     page = TEMPLATE.read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -86,6 +89,10 @@ def test_a_prompt_that_needs_no_filling_is_left_exactly_as_it_is(tmp_path):
         ('[[prompt]]\nprompt = "x"\n', "prompt 1 has no name"),
         ('[[prompt]]\nname = "x"\n', "prompt 1 has no prompt"),
         ('[[prompt]]\nname = "x"\nprompt = "y"\nsede = 1\n', "did you mean 'seed'"),
+        ('[prompt]\nname = "x"\nprompt = "y"\n', "single brackets"),
+        ('prompt = "x"\n', "not a list of tables"),
+        ("prompt = [1]\n", "not a list of tables"),
+        ('abuot = "x"\n[[prompt]]\nname = "x"\nprompt = "y"\n', "did you mean 'about'"),
         ('[[prompt]]\nname = "x"\nprompt = "y"\n[[prompt]]\nname = "x"\nprompt = "z"\n', "two prompts called 'x'"),
     ],
 )
@@ -94,3 +101,78 @@ def test_a_wrong_prompt_set_is_answered_with_file_entry_and_remedy(tmp_path, tex
     with pytest.raises(UserError, match=says) as caught:
         read_prompts(path)
     assert "prompts.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('seed = "1"', "seed = '1' is not a whole number"),
+        ("seed = true", "seed = True is not"),
+        ("seed = 1.5", "seed = 1.5 is not"),
+        ("seed = -2", "-1 to have one drawn"),
+        ("width = 500", "multiple of 8"),
+        ("height = 0", "multiple of 8"),
+        ("steps = 0", "from 1 to 150"),
+        ("cfg_scale = nan", "from 1 to 30"),
+        ('cfg_scale = "7"', "from 1 to 30"),
+        ("clip_skip = 0", "from 1 to 12"),
+        ('sampler = "Wavy"', "no sampler 'Wavy'"),
+        ("sampler = 3", "text in quotes"),
+        ("negative = 3", "text in quotes"),
+        ('leak = "yes"', "true or false"),
+    ],
+)
+def test_a_wrong_value_is_answered_with_what_would_be_right(tmp_path, line, says):
+    path = prompt_set(tmp_path, f'[[prompt]]\nname = "x"\nprompt = "y"\n{line}\n')
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        read_prompts(path)
+    assert "prompts.toml, prompt 1" in str(caught.value)
+
+
+def test_a_seed_of_minus_one_is_drawn_once_from_the_content(tmp_path):
+    entry = '[[prompt]]\nname = "{}"\nprompt = "{}"\nseed = -1\n'
+    first = read_prompts(prompt_set(tmp_path, entry.format("a", "moss") + entry.format("b", "hat")))
+    assert first[0].seed != first[1].seed and all(0 <= prompt.seed < 2**32 for prompt in first)
+    again = read_prompts(prompt_set(tmp_path, entry.format("other name", "moss")))
+    assert again[0].seed == first[0].seed
+
+
+def keys(path):
+    """Cells of every prompt of a set as a comparison makes them: text -> key."""
+    prompts = read_prompts(path, "moss", "cat")
+    return {p.prompt: replace(CELL, prompt=p.prompt, negative=p.negative, seed=p.seed or 1).key for p in prompts}
+
+
+def test_adding_removing_and_reordering_prompts_leaves_other_cells_alone(tmp_path):
+    entries = [f'[[prompt]]\nname = "{n}"\nprompt = "[trigger] {n}"\nseed = {s}\n' for n, s in zip("abc", (-1, 3, -1))]
+    before = keys(prompt_set(tmp_path, "".join(entries)))
+    assert keys(prompt_set(tmp_path, "".join(reversed(entries)))) == before
+    assert keys(prompt_set(tmp_path, entries[0] + entries[2])).items() <= before.items()
+    more = entries[0] + '[[prompt]]\nname = "d"\nprompt = "d"\n' + "".join(entries[1:])
+    assert before.items() <= keys(prompt_set(tmp_path, more)).items()
+
+
+def test_a_word_that_is_not_there_leaves_no_gap(tmp_path):
+    path = prompt_set(tmp_path, '[[prompt]]\nname = "a"\nprompt = "a [trigger] [class] in the snow"\n')
+    assert read_prompts(path, "moss", "cat")[0].prompt == "a moss cat in the snow"
+    assert read_prompts(path, "moss")[0].prompt == "a moss in the snow"
+    assert read_prompts(path)[0].prompt == "a in the snow"
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "presets" / "prompts").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_set_can_be_read_and_says_what_it_is_for(path):
+    prompts = read_prompts(path, "moss", "cat")
+    assert tomllib.loads(path.read_text(encoding="utf-8"))["about"].strip()
+    for prompt in prompts:
+        assert ("moss" in prompt.prompt) != prompt.leak  # a leak prompt asks for what is not the subject
+        assert "[" not in prompt.prompt
+
+
+@pytest.mark.parametrize("name", ["dreambooth-object", "dreambooth-live"])
+def test_dreambooths_protocol_has_25_prompts_of_each_kind(name):
+    prompts = read_prompts(SHIPPED[0].with_name(f"{name}.toml"), "moss", "cat")
+    assert len(prompts) == len({prompt.prompt for prompt in prompts}) == 25
+    assert all("moss cat" in prompt.prompt for prompt in prompts)

@@ -157,6 +157,33 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
         export(here, 2, name="moss again")
 
 
+def test_a_changed_export_is_what_it_says_and_is_checked_as_far_as_it_can_be(here):
+    first, second = (kohya.read(epoch.path).tensors for epoch in here.epochs())
+    baked = export(here, 2, name="baked", strength=0.5)
+    assert "Checked: at 1 it draws what epoch 2 draws at 0.5" in baked.verification
+    for key, tensor in kohya.read(baked.path).tensors.items():
+        assert torch.equal(tensor, 0.5 * second[key] if key.endswith(".alpha") else second[key])
+    merged = export(here, name="merged", merge=[(1, 0.25), (2, 0.75)])
+    assert "No epoch draws the picture of a merge" in merged.verification
+    lora = kohya.read(merged.path)
+    assert lora.metadata["ss_network_dim"] == "8" and "moss-000001" in lora.metadata["modelspec.merged_from"]
+    key = next(iter(first)).partition(".")[0]
+    wanted = sum(w * delta(tensors, key) for w, tensors in ((0.25, first), (0.75, second)))
+    assert torch.allclose(delta(lora.tensors, key), wanted, rtol=1e-5, atol=1e-9)
+    small = export(here, 2, name="small", rank=1, dtype="fp16")
+    assert "cannot draw the same pixels" in small.verification and "keeps" in small.verification
+    assert small.path.stat().st_size < here.epochs()[1].path.stat().st_size / 2
+    for wrong in ({"number": None}, {"number": 1, "merge": [(2, 1.0)]}, {"number": 1, "strength": 0.0}):
+        with pytest.raises(UserError, match="--"):
+            export(here, name="wrong", **wrong)
+    assert not (here.path.parent.parent / "models" / "wrong.safetensors").exists()
+
+
+def delta(tensors: dict, name: str) -> torch.Tensor:
+    down, up = (tensors[f"{name}.lora_{side}.weight"].double().flatten(1) for side in ("down", "up"))
+    return up @ down * float(tensors[f"{name}.alpha"]) / down.shape[0]
+
+
 def test_diffusers_draws_the_same_picture_from_the_exported_file(here):
     """Euler at 6 steps through diffusers' own pipeline and `load_lora_weights`, from the same noise."""
     from diffusers import EulerDiscreteScheduler

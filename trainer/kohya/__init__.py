@@ -5,6 +5,7 @@ A LoRA is a safetensors file with three tensors per module, `NAME.lora_down.weig
 no torch.
 """
 
+from trainer.kohya.algebra import Change, changed
 from trainer.kohya.file import (
     Header,
     LoraFile,
@@ -23,11 +24,13 @@ from trainer.kohya.metadata import Facts, training_metadata
 
 __all__ = [
     "TOOLS",
+    "Change",
     "Facts",
     "Header",
     "LoraFile",
     "LoraInfo",
     "Metadata",
+    "changed",
     "describe",
     "legacy_hash",
     "model_hash",

@@ -1,0 +1,108 @@
+"""What a picture was made with, shown and carried into a prompt set."""
+
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+from trainer import __main__ as cli
+from trainer import pnginfo
+from trainer.cells import read_prompts
+from trainer.errors import UserError
+from trainer.webui import infotext, samplers
+from trainer.webui.infotext import Infotext
+
+TEXT = """moss, (hat:1.2), <lora:moss-000004:0.8>
+Negative prompt: blurry, "bad" \\ hands
+Steps: 24, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 123456789, Size: 512x768, \
+Model hash: a074b8864e, Clip skip: 2, Version: v1.10.1"""
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "moss.png"
+    infotext.save_png(Image.new("RGB", (8, 8)), path, infotext.parse(TEXT))
+    return path
+
+
+def run(monkeypatch, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", ["lora-studio", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code or 0
+    return 0
+
+
+def test_json_has_the_settings_in_order_and_as_text(picture, monkeypatch, capsys):
+    assert run(monkeypatch, "png-info", picture, "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert list(value) == ["source", "prompt", "negative_prompt", "settings"]
+    assert value["source"] == "a1111"
+    assert value["settings"]["Size"] == "512x768"
+    assert list(value["settings"])[:3] == ["Steps", "Sampler", "Schedule type"]
+
+
+def test_a_picture_becomes_an_entry_and_the_set_keeps_its_text(picture, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "set.toml"
+    before = '# mine\nabout = "x"\n\n[[prompt]]\nname = "moss"   # keep\nprompt = "a [trigger]"'
+    path.write_bytes(before.encode())
+    assert run(monkeypatch, "png-info", picture, "--to", path) == 0
+    assert path.read_text().startswith(before + "\n\n[[prompt]]\n")
+    added = read_prompts(path, "moss")[1]
+    assert (added.name, added.prompt, added.negative) == ("moss 2", "moss, (hat:1.2)", 'blurry, "bad" \\ hands')
+    assert (added.seed, added.width, added.height, added.steps) == (123456789, 512, 768, 24)
+    assert (added.sampler, added.cfg_scale, added.clip_skip) == ("DPM++ 2M", 6.5, 2)  # Karras is its own schedule
+    out = " ".join(capsys.readouterr().out.split())
+    assert "Taken out of the prompt: <lora:moss-000004:0.8>" in out and "Model hash" in out
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == []
+
+
+def test_a_new_set_is_made_and_read_back(picture, tmp_path):
+    path = tmp_path / "new.toml"
+    info = pnginfo.read(picture).info
+    assert [pnginfo.append(info, path, "a").name for _ in range(3)] == ["a", "a 2", "a 3"]
+    assert len(read_prompts(path)) == 3
+
+
+@pytest.mark.parametrize("label", samplers.SAMPLERS)
+def test_every_sampler_with_every_schedule_is_carried_exactly(label):
+    for schedule in samplers.SCHEDULES:
+        entry, _ = pnginfo.entry_of(Infotext("x", "", {"Sampler": label, "Schedule type": schedule}))
+        wanted = samplers.resolve(label, schedule)
+        assert samplers.resolve(entry["sampler"]) == wanted
+
+
+def test_what_cannot_come_along_is_said(tmp_path):
+    settings = {"Steps": "20", "Sampler": "Wavy", "Seed": "-1", "Size": "515x770"}
+    settings |= {"CFG scale": "x", "Clip skip": "40", "Hires upscale": "2"}
+    entry, notes = pnginfo.entry_of(Infotext("x", "", settings))
+    assert entry == {"prompt": "x", "width": 512, "height": 768, "steps": 20}
+    said = " ".join(notes)
+    for word in ("Wavy", "Seed -1", "512x768", "CFG scale 'x'", "clip_skip = 40", "Hires upscale"):
+        assert word in said
+
+
+def test_a_picture_without_settings_and_a_broken_set(picture, tmp_path):
+    plain = tmp_path / "plain.png"
+    Image.new("RGB", (8, 8)).save(plain)
+    with pytest.raises(UserError, match="carries no settings"):
+        pnginfo.read(plain)
+    with pytest.raises(UserError, match="no picture"):
+        pnginfo.read(tmp_path / "none.png")
+    info = pnginfo.read(picture).info
+    for text in ("prompt = []\n", "[[prompt\n"):
+        (tmp_path / "bad.toml").write_text(text)
+        with pytest.raises(UserError, match=r"bad\.toml"):
+            pnginfo.append(info, tmp_path / "bad.toml", "a")
+        assert (tmp_path / "bad.toml").read_text() == text
+    with pytest.raises(UserError, match=r"\.toml file"):
+        pnginfo.append(info, tmp_path / "set.txt", "a")
+
+
+def test_line_ends_of_windows_stay(picture, tmp_path):
+    path = tmp_path / "set.toml"
+    path.write_bytes(b'[[prompt]]\r\nname = "a"\r\nprompt = "b"\r\n')
+    pnginfo.append(pnginfo.read(picture).info, path, "a")
+    assert b"\n" not in path.read_bytes().replace(b"\r\n", b"")
