@@ -1,0 +1,20 @@
+"""The toybox: a drawn miniature world and the small models trained on it, which everyone has.
+
+Importing this package loads neither torch nor Pillow; the models are ordinary diffusers, transformers and
+ONNX folders, and whatever reads a 7 GB checkpoint reads them the same way. `MODELCARD.md` holds their figures.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE / "weights"
+
+# The two bases have no vae/ of their own: they share the one beside them.
+PARTS: dict[str, Path] = {name: ROOT / name for name in ("sd15", "sdxl", "vae", "tagger", "clip")}
+
+# What no base has seen: characters first, then styles. Twelve drawn pictures each.
+CHARACTERS = ("moss", "buzzle", "cog")
+STYLES = ("blueprint", "pastel", "neon")
+PICTURES: dict[str, Path] = {name: HERE / "pictures" / name for name in (*CHARACTERS, *STYLES)}
