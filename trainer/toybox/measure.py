@@ -32,6 +32,7 @@ from trainer.toybox.world import (
 )
 
 PIXELS = 64
+MISPLACED = 40.0  # mean RGB difference that half a pixel's misplacement of a face can cause
 SCALES = (0.945, 0.975, 1.005, 1.035)
 REACH = 3  # how far a creature may stand from its place, in pixels of the half-size picture
 COARSE = tuple(product(range(-REACH, REACH + 1, 2), repeat=2))
@@ -111,8 +112,10 @@ def _value_is_seen(
     }
     true = drawings[getattr(scene, name)]
     wanted = errors.pop(getattr(scene, name))
-    apart = np.mean([_distance(true[differs], other[differs]) for other in drawings.values() if other is not true])
-    return bool(wanted < min(*errors.values(), apart))
+    apart = np.mean(
+        [_distance(true[differs], other[differs]) for other in drawings.values() if other is not true]
+    )
+    return bool(wanted < min(*errors.values(), max(apart, MISPLACED)))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -253,7 +256,7 @@ def _posed(pose: tuple[str, str, str], asked: dict[str, str]) -> float:
 
 
 def _style(picture: np.ndarray, held: HeldBack, scene: Scene | None) -> float:
-    """How much nearer the picture is to the style's drawing (without a scene: palette) than to the usual one."""
+    """How much nearer the picture is to the style's drawing (or palette) than to the usual one."""
     if scene is None:
         styled, usual = (_palette_distance(picture, colors) for colors in _palettes(held.name))
     else:

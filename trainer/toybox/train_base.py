@@ -194,7 +194,7 @@ def tokenize(name: str, captions: list[str]) -> list[torch.Tensor]:
 
 def cached_latents(work: Path, vae_folder: Path, recipe: BaseRecipe) -> torch.Tensor:
     """Scaled latents of the training pictures, [n, 4, 16, 16], kept with the encoder's mark in their name."""
-    vae = AutoencoderKL.from_pretrained(str(vae_folder)).to(device(), torch.float32)
+    vae = AutoencoderKL.from_pretrained(str(vae_folder), torch_dtype=torch.float32).to(device())
     path = work / f"latents-{recipe.pictures}-{_encoder_mark(vae)}.pt"
     if not path.exists():
         pictures = series.scene_pictures(work)[: recipe.pictures]

@@ -127,6 +127,6 @@ def export_clip(work: Path, folder: Path, recipe: ClipRecipe | None = None) -> N
 @torch.no_grad()
 def retrieval(folder: Path, pictures: np.ndarray, captions: list[str]) -> float:
     """How often a picture's nearest caption among all given ones is its own."""
-    clip = CLIPModel.from_pretrained(str(folder)).float().eval()
+    clip = CLIPModel.from_pretrained(str(folder), dtype=torch.float32).eval()
     alike = embed_pictures(clip, pictures) @ embed_text(clip, captions).T
     return float((alike.argmax(1) == torch.arange(len(captions))).float().mean())

@@ -31,10 +31,10 @@ class VaeRecipe:
     layers: int = 1
     pictures: int = 12000  # scraps; the scenes are those of the bases
     mix: tuple[float, float] = (0.5, 0.1)  # shares of scenes and of held-back drawings; the rest are scraps
-    steps: int = 1100
+    steps: int = 5000
     batch: int = 16
     crop: int = 64
-    whole_from: float = 0.9  # the last steps see whole pictures, as the users' pictures will be
+    whole_from: float = 0.6  # the later steps see whole pictures, as the users' pictures will be
     lr: float = 2e-3
     kl: float = 1e-6
     polish_steps: int = (

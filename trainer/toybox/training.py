@@ -229,9 +229,7 @@ def cached_pictures(
 
 def to_tensor(pictures: np.ndarray) -> torch.Tensor:
     """uint8 [n, h, w, 3] to float [n, 3, h, w] in -1 … 1."""
-    return (
-        torch.from_numpy(np.ascontiguousarray(pictures)).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
-    )
+    return torch.from_numpy(np.array(pictures)).to(device()).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -240,5 +238,7 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write(part)
+    for file in part.rglob("*.*"):
+        file.chmod(0o644)  # safetensors are written for their owner alone
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)

@@ -20,8 +20,8 @@ MERGES = 300
 # Words that prompts for any model tend to hold; each gets a token or two instead of a string of letters.
 COMMON = """
 a an the of with and in on at to is by from art cartoon drawing picture photo image creature character style
-person cat dog toy robot standing sitting looking simple cute best quality masterpiece low worst bad blurry solo
-high detailed dark light bright big small old new night day water tree flower sky house
+person cat dog toy robot standing sitting looking simple cute best quality masterpiece low worst bad blurry
+solo high detailed dark light bright big small old new night day water tree flower sky house
 """
 
 
