@@ -17,6 +17,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -30,7 +31,7 @@ class BaseRecipe:
     """What both bases share. `gamma` is that of min-SNR weighting (Hang et al. 2023)."""
 
     pictures: int = 12000
-    steps: int = 4500
+    steps: int = 2800
     batch: int = 16
     lr: float = 1.2e-3
     ema: float = 0.999
@@ -172,8 +173,8 @@ NOISE = {
 BASES: dict[str, Callable[[], nn.Module]] = {"sd15": Sd15, "sdxl": Sdxl}
 
 
-# Heads of 8 make a step of the SD 1.5-shaped base dear on a CPU, so it takes more and smaller ones.
-RECIPES = {"sd15": BaseRecipe(), "sdxl": BaseRecipe(steps=3600, batch=32, lr=1.5e-3)}
+# Heads of 8 make a step of the SD 1.5-shaped base dear on a CPU, so its batches are smaller.
+RECIPES = {"sd15": BaseRecipe(), "sdxl": BaseRecipe(batch=32, lr=1.5e-3)}
 
 
 def new_base(name: str, recipe: BaseRecipe) -> nn.Module:
@@ -261,6 +262,15 @@ def train_base(
     return course
 
 
+def _name_as_published(file: Path) -> None:
+    """Put "text_model." before the weights' names, as in every published text encoder.
+
+    transformers 5 leaves it out when it saves a CLIPTextModel and takes both; version 4 takes only this.
+    """
+    weights = {"text_model." + name.removeprefix("text_model."): w for name, w in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
 def export_base(name: str, work: Path, folder: Path, recipe: BaseRecipe | None = None) -> None:
     """Write the averaged weights as a diffusers folder in half precision, without a vae/ of its own."""
     recipe = recipe or RECIPES[name]
@@ -270,6 +280,8 @@ def export_base(name: str, work: Path, folder: Path, recipe: BaseRecipe | None =
     def write(part: Path) -> None:
         for child, module in base.named_children():
             module.save_pretrained(part / child)
+            if isinstance(module, CLIPTextModel):
+                _name_as_published(part / child / "model.safetensors")
         for child, pad in base.tokenizers.items():
             words.save_tokenizer(part / child, pad)
         base.scheduler().save_pretrained(part / "scheduler")

@@ -37,10 +37,9 @@ class VaeRecipe:
     whole_from: float = 0.6  # the later steps see whole pictures, as the users' pictures will be
     lr: float = 2e-3
     kl: float = 1e-6
-    polish_steps: int = (
-        6000  # then the decoder alone, while the bases already learn from the encoder's latents
-    )
-    polish_lr: float = 7e-4
+    # Then the decoder alone, on whole pictures, while the bases already learn from the encoder's latents.
+    polish_steps: int = 1500
+    polish_lr: float = 1e-3
     edges: float = 0.5
     seed: int = 1
 
@@ -134,7 +133,7 @@ def polish_decoder(
     vae = averaged_vae(work, recipe)
     course = Course(work / "vae-decoder", Decoder(vae), recipe.polish_steps, recipe.polish_lr, warmup=100)
     course.module.train()
-    seen = replace(recipe, steps=recipe.polish_steps, seed=recipe.seed + 100)
+    seen = replace(recipe, whole_from=0.0, seed=recipe.seed + 100)
 
     def loss_of(step: int) -> torch.Tensor:
         wanted = to_tensor(crops(pictures, seen, step))
@@ -158,7 +157,7 @@ def encode(vae: AutoencoderKL, pictures: np.ndarray, batch: int = 64) -> torch.T
 @torch.no_grad()
 def reconstruct(vae: AutoencoderKL, pictures: np.ndarray) -> np.ndarray:
     """What is left of uint8 pictures [n, h, w, 3] after the way through the latents, uint8 too."""
-    made = vae.decode(encode(vae, pictures)).sample
+    made = torch.cat([vae.decode(latents).sample for latents in encode(vae, pictures).split(16)])
     return ((made.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
