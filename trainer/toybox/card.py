@@ -25,7 +25,7 @@ FIGURES = ROOT / "figures.json"
 SHEETS = HERE / "sheets"
 # Pictures that people bring: four drawings and three folders of photographs from the DreamBooth dataset.
 OUTSIDE = HERE.parents[2] / "shared" / "data"
-RENDERS = 64
+RENDERS, KNOWN = 64, 4
 
 
 def unseen(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
@@ -66,8 +66,8 @@ def base_figures(name: str) -> dict:
     sheet(images[:32]).save(SHEETS / f"{name}.webp", quality=90)
     unknown = {}
     for held in HELD_BACK.values():
-        drawn = render(pipe, [held.caption(scene) for scene in scenes[:8]])
-        unknown[held.name] = mean_fidelity(drawn, held.name, scenes[:8])
+        drawn = render(pipe, [held.caption(scene) for scene in scenes[:KNOWN]])
+        unknown[held.name] = mean_fidelity(drawn, held.name, scenes[:KNOWN])
     return {"found": tags_found(images, scenes), "unknown": unknown}
 
 
