@@ -1,7 +1,7 @@
 """The toybox: a drawn miniature world and the small models trained on it, which everyone has.
 
 Importing this package loads neither torch nor Pillow; the models are ordinary diffusers, transformers and
-ONNX folders, and whatever reads a 7 GB checkpoint reads them the same way. `MODELCARD.md` holds their figures.
+ONNX folders, and whatever reads a 7 GB checkpoint reads them the same way. `MODELCARD.md` tells more.
 """
 
 from __future__ import annotations

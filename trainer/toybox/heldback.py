@@ -22,7 +22,6 @@ from trainer.toybox.world import (
     Pen,
     Scene,
     arc,
-    body_outline,
     draw,
     draw_mouth,
     ellipse,
@@ -45,14 +44,22 @@ class HeldBack:
     pen: Pen | None = None
     colors: tuple[tuple[int, int, int], ...] = ()
 
-    def draw(self, scene: Scene, size: int = 128, jitter: Jitter | np.random.Generator = STILL) -> Image.Image:
+    def draw(
+        self, scene: Scene, size: int = 128, jitter: Jitter | np.random.Generator = STILL
+    ) -> Image.Image:
         return draw(scene, size, jitter, self.pen, self.creature)
 
     def caption(self, scene: Scene) -> str:
         """How a prompt asks for it: the trigger word, then the tags that it leaves to the scene."""
         if self.kind == "style":
             return ", ".join((self.trigger, *scene.tags()))
-        own = {f"{scene.body} body", f"{scene.body_color} body", scene.hat, f"{scene.hat_color} hat", scene.clothes}
+        own = {
+            f"{scene.body} body",
+            f"{scene.body_color} body",
+            scene.hat,
+            f"{scene.hat_color} hat",
+            scene.clothes,
+        }
         return ", ".join((self.trigger, *(tag for tag in scene.tags() if tag not in own)))
 
 
@@ -96,7 +103,12 @@ def draw_buzzle(canvas: Canvas, scene: Scene) -> None:
     canvas.shape(outline, HONEY)
     for top, bottom in ((0.1, 0.165), (0.215, 0.27)):
         wide = [0.225 * np.sqrt(1 - (y / 0.31) ** 2) for y in (top, bottom)]
-        band = [(cx - wide[0], cy + top), (cx + wide[0], cy + top), (cx + wide[1], cy + bottom), (cx - wide[1], cy + bottom)]
+        band = [
+            (cx - wide[0], cy + top),
+            (cx + wide[0], cy + top),
+            (cx + wide[1], cy + bottom),
+            (cx - wide[1], cy + bottom),
+        ]
         canvas.shape(band, COAL, outline=False)
     canvas.shape([(cx - 0.05, cy + 0.3), (cx + 0.05, cy + 0.3), (cx, cy + 0.38)], COAL)
     _arms(canvas, scene, COAL, 0.2, width=0.055)
@@ -107,7 +119,7 @@ def draw_buzzle(canvas: Canvas, scene: Scene) -> None:
 
 
 def draw_cog(canvas: Canvas, scene: Scene) -> None:
-    """A steel robot: a head box with a dark screen and a glowing face, a rust chest plate, an aerial, wheels."""
+    """A steel robot: a head box with a glowing face on its screen, a rust chest plate, an aerial, wheels."""
     cx, cy = CENTRE
     canvas.line(np.array([(cx, cy - 0.3), (cx, cy - 0.42)]), width=0.035)
     canvas.shape(ellipse(cx, cy - 0.45, 0.05), RUST)
@@ -142,7 +154,12 @@ def _arms(canvas: Canvas, scene: Scene, color: tuple, wide: float, width: float 
     cx, cy = CENTRE
     rise = -0.17 if scene.arms == "up" else 0.15
     for hand in (-1, 1):
-        canvas.limb((cx + hand * (wide - 0.03), cy + 0.04), (cx + hand * (wide + 0.12), cy + 0.04 + rise), color, width)
+        canvas.limb(
+            (cx + hand * (wide - 0.03), cy + 0.04),
+            (cx + hand * (wide + 0.12), cy + 0.04 + rise),
+            color,
+            width,
+        )
 
 
 def _single_eye(canvas: Canvas, scene: Scene, x: float, y: float, radius: float) -> None:
@@ -186,17 +203,50 @@ def _neon(color: tuple) -> tuple:
 HELD_BACK: dict[str, HeldBack] = {
     each.name: each
     for each in (
-        HeldBack("moss", "character", draw_moss.__doc__, "moss", creature=draw_moss,
-                 colors=(TEAL, LEAF, BARK, CREAM)),
-        HeldBack("buzzle", "character", draw_buzzle.__doc__, "buzzle", creature=draw_buzzle,
-                 colors=(HONEY, COAL, WING)),
-        HeldBack("cog", "character", draw_cog.__doc__, "cogsworth", creature=draw_cog,
-                 colors=(STEEL, SCREEN, GLOW, RUST)),
-        HeldBack("blueprint", "style", "White lines on blue paper.", "blueprint",
-                 pen=Pen(fill=_blueprint, line=lambda color: (244, 250, 255), width=0.02)),
-        HeldBack("pastel", "style", "Pale colours without any outline.", "pastel",
-                 pen=Pen(fill=_pastel, line=lambda color: tuple(0.6 * c + 90 for c in color), width=0.0)),
-        HeldBack("neon", "style", "Glowing pink lines on near black.", "neon",
-                 pen=Pen(fill=_neon, line=lambda color: (255, 70, 200), width=0.022)),
+        HeldBack(
+            "moss",
+            "character",
+            draw_moss.__doc__,
+            "moss",
+            creature=draw_moss,
+            colors=(TEAL, LEAF, BARK, CREAM),
+        ),
+        HeldBack(
+            "buzzle",
+            "character",
+            draw_buzzle.__doc__,
+            "buzzle",
+            creature=draw_buzzle,
+            colors=(HONEY, COAL, WING),
+        ),
+        HeldBack(
+            "cog",
+            "character",
+            draw_cog.__doc__,
+            "cogsworth",
+            creature=draw_cog,
+            colors=(STEEL, SCREEN, GLOW, RUST),
+        ),
+        HeldBack(
+            "blueprint",
+            "style",
+            "White lines on blue paper.",
+            "blueprint",
+            pen=Pen(fill=_blueprint, line=lambda color: (244, 250, 255), width=0.02),
+        ),
+        HeldBack(
+            "pastel",
+            "style",
+            "Pale colours without any outline.",
+            "pastel",
+            pen=Pen(fill=_pastel, line=lambda color: tuple(0.6 * c + 90 for c in color), width=0.0),
+        ),
+        HeldBack(
+            "neon",
+            "style",
+            "Glowing pink lines on near black.",
+            "neon",
+            pen=Pen(fill=_neon, line=lambda color: (255, 70, 200), width=0.022),
+        ),
     )
 }

@@ -8,9 +8,9 @@ autoencoder and are never exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import numpy as np
@@ -32,9 +32,11 @@ from trainer.toybox.world import (
 )
 
 PIXELS = 64
-SCALES = (0.94, 0.99, 1.04)
+MISPLACED = 40.0  # mean RGB difference that half a pixel's misplacement of a face can cause
+SCALES = (0.945, 0.975, 1.005, 1.035)
 REACH = 3  # how far a creature may stand from its place, in pixels of the half-size picture
-SHIFTS = tuple(product(range(-REACH, REACH + 1), repeat=2))
+COARSE = tuple(product(range(-REACH, REACH + 1, 2), repeat=2))
+AROUND = tuple(product((-1, 0, 1), repeat=2))
 SURROUNDINGS = ("background", "setting")
 
 
@@ -48,15 +50,15 @@ def _drawing(scene: Scene, scale: float) -> np.ndarray:
     return small(draw(scene, PIXELS * 2, Jitter(scale=scale)))
 
 
-# --- tags -----------------------------------------------------------------------------------------------------
+# --- tags ---
 
 
 def read_tags(image: Image.Image, scene: Scene) -> dict[str, bool]:
     """For every attribute that the scene's caption states: is the stated value the one that is seen?
 
-    Analysis by synthesis: the scene is drawn with each value of the attribute, the other attributes as stated,
-    and only the pixels in which these drawings differ are compared. A value is found when its drawing lies
-    nearest to the picture, and nearer than halfway to what the other values would have looked like.
+    Analysis by synthesis: the scene is drawn with each value of the attribute, the other attributes as
+    stated, and only the pixels in which these drawings differ are compared. A value is found when its drawing
+    lies nearest to the picture, and nearer than the values' drawings lie to each other.
     """
     picture = small(image)
     scale, shift = _place(picture, scene)
@@ -80,24 +82,40 @@ def tags_found(images: Iterable[Image.Image], scenes: Iterable[Scene]) -> dict[s
 
 def _place(picture: np.ndarray, scene: Scene) -> tuple[float, tuple[int, int]]:
     """Scale and shift (dy, dx) at which the scene's drawing lies nearest to the picture."""
-    best = min((_distance(picture, _moved(_drawing(scene, scale), shift)), scale, shift)
-               for scale in SCALES for shift in SHIFTS)
-    return best[1], best[2]
+    return _best_place({scale: _drawing(scene, scale) for scale in SCALES}, partial(_distance, picture))
 
 
-def _value_is_seen(picture: np.ndarray, scene: Scene, name: str, scale: float, shift: tuple[int, int]) -> bool:
+def _best_place(scaled: dict[float, np.ndarray], error: Callable) -> tuple[float, tuple[int, int]]:
+    """The scale and shift (dy, dx) of least error: every second pixel first, then around the best."""
+    scale, (dy, dx) = min(product(scaled, COARSE), key=lambda at: error(_moved(scaled[at[0]], at[1])))
+    finer = [(dy + y, dx + x) for y, x in AROUND]
+    return scale, min(finer, key=lambda shift: error(_moved(scaled[scale], shift)))
+
+
+def _value_is_seen(
+    picture: np.ndarray, scene: Scene, name: str, scale: float, shift: tuple[int, int]
+) -> bool:
     values = [value for value in CHOICES[name] if not (name == "hat_color" and value == scene.body_color)]
-    near = [(shift[0] + dy, shift[1] + dx) for dy, dx in product((-1, 0, 1), repeat=2)]
+    near = [(shift[0] + dy, shift[1] + dx) for dy, dx in AROUND]
     # The background does not move with the creature.
     near = [(0, 0)] if name in SURROUNDINGS else near
     drawings = {value: _drawing(replace(scene, **{name: value}), scale) for value in values}
-    differs = np.ptp(np.stack([_moved(drawing, near[len(near) // 2]) for drawing in drawings.values()]), axis=0).max(-1) > 24
+    differs = (
+        np.ptp(
+            np.stack([_moved(drawing, near[len(near) // 2]) for drawing in drawings.values()]), axis=0
+        ).max(-1)
+        > 24
+    )
     errors = {
         value: min(_distance(picture[differs], _moved(drawing, to)[differs]) for to in near)
         for value, drawing in drawings.items()
     }
+    true = drawings[getattr(scene, name)]
     wanted = errors.pop(getattr(scene, name))
-    return wanted < min(errors.values())
+    apart = np.mean(
+        [_distance(true[differs], other[differs]) for other in drawings.values() if other is not true]
+    )
+    return bool(wanted < min(*errors.values(), max(apart, MISPLACED)))
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -107,12 +125,11 @@ def _distance(a: np.ndarray, b: np.ndarray) -> float:
 def _moved(drawing: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
     """The drawing shifted by (dy, dx) pixels, edges repeated."""
     dy, dx = shift
-    rows = np.clip(np.arange(PIXELS) - dy, 0, PIXELS - 1)
-    columns = np.clip(np.arange(PIXELS) - dx, 0, PIXELS - 1)
-    return drawing[rows[:, None], columns[None, :]]
+    padded = np.pad(drawing, ((max(dy, 0), max(-dy, 0)), (max(dx, 0), max(-dx, 0)), (0, 0)), "edge")
+    return padded[max(-dy, 0) :, max(-dx, 0) :][:PIXELS, :PIXELS]
 
 
-# --- held-back characters and styles --------------------------------------------------------------------------
+# --- held-back characters and styles ---
 
 
 def fidelity(image: Image.Image, name: str, scene: Scene | Mapping[str, str] | None = None) -> float:
@@ -122,10 +139,19 @@ def fidelity(image: Image.Image, name: str, scene: Scene | Mapping[str, str] | N
     `world.attributes_of`). Surroundings or a pose other than asked for cost up to 40 %; what was not asked
     for may be anything that the world has. Takes about 10 ms after the first call for a name.
     """
-    held = HELD_BACK[name]
+    held, picture = HELD_BACK[name], small(image)
     if held.kind == "character":
-        return _character(small(image), held, _asked(scene))
-    return _style(small(image), held, scene if isinstance(scene, Scene) else None)
+        likeness = _character(picture, held, _asked(scene))
+    else:
+        likeness = _style(picture, held, scene if isinstance(scene, Scene) else None)
+    return likeness * _cleanness(picture)
+
+
+def _cleanness(picture: np.ndarray) -> float:
+    """1 for flat areas that are flat, less for grain and shimmer, which an overcooked LoRA leaves."""
+    mean = np.mean([_moved(picture, shift) for shift in AROUND], axis=0)
+    grain = np.median(np.abs(picture - mean).mean(-1))
+    return float(np.clip(1.12 - grain / 40, 0.2, 1))
 
 
 def _asked(scene: Scene | Mapping[str, str] | None) -> dict[str, str]:
@@ -145,7 +171,9 @@ def _character(picture: np.ndarray, held: HeldBack, asked: dict[str, str]) -> fl
     nearest = min(poses, key=lambda pose: _pose_error(picture, poses[pose]))
     identity = np.clip((_traits(picture, poses[nearest], held) - NOTHING) / (ALL - NOTHING), 0, 1)
     absent = poses[nearest][..., 3] < 0.5
-    return float(identity * (0.6 + 0.25 * _surroundings(picture, absent, asked) + 0.15 * _posed(nearest, asked)))
+    return float(
+        identity * (0.6 + 0.25 * _surroundings(picture, absent, asked) + 0.15 * _posed(nearest, asked))
+    )
 
 
 POSES = tuple(product(FACES, FACINGS, ("down", "up")))
@@ -155,8 +183,12 @@ POSES = tuple(product(FACES, FACINGS, ("down", "up")))
 def _template(name: str, pose: tuple[str, str, str], scale: float) -> np.ndarray:
     """A character cut out, [64, 64, 4]: RGB and, as fourth, 1 where the creature is and 0 where it is not."""
     face, facing, arms = pose
-    scenes = [Scene(face=face, facing=facing, arms=arms, background=background) for background in ("white", "blue")]
-    on_white, on_blue = (small(HELD_BACK[name].draw(scene, PIXELS * 2, Jitter(scale=scale))) for scene in scenes)
+    scenes = [
+        Scene(face=face, facing=facing, arms=arms, background=background) for background in ("white", "blue")
+    ]
+    on_white, on_blue = (
+        small(HELD_BACK[name].draw(scene, PIXELS * 2, Jitter(scale=scale))) for scene in scenes
+    )
     here = np.abs(on_white - on_blue).max(-1, keepdims=True) < 4
     return np.concatenate([on_white, here.astype(np.float32)], -1)
 
@@ -164,8 +196,7 @@ def _template(name: str, pose: tuple[str, str, str], scale: float) -> np.ndarray
 def _place_character(picture: np.ndarray, held: HeldBack) -> tuple[float, tuple[int, int]]:
     """Scale and shift at which the character's usual drawing lies nearest to the picture."""
     scaled = {scale: _template(held.name, ("smile", "front", "down"), scale) for scale in SCALES}
-    spots = ((scale, shift) for scale in SCALES for shift in SHIFTS)
-    return min(spots, key=lambda spot: _pose_error(picture, _moved(scaled[spot[0]], spot[1])))
+    return _best_place(scaled, partial(_pose_error, picture))
 
 
 def _pose_error(picture: np.ndarray, template: np.ndarray) -> float:
@@ -175,14 +206,13 @@ def _pose_error(picture: np.ndarray, template: np.ndarray) -> float:
 
 
 def _closeness(distance: np.ndarray) -> np.ndarray:
-    """1 for the same colour, give or take a blur's worth, 0 for another colour (mean RGB difference 70 and up)."""
+    """1 for the same colour, give or take a blur's worth, 0 from a mean RGB difference of 70 up."""
     return np.clip(1.3 - distance / 54, 0, 1)
 
 
 def _nearby_distance(picture: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Mean RGB difference per pixel to the most alike of the picture's 3 x 3 nearest pixels, [64, 64]."""
-    shifts = product((-1, 0, 1), repeat=2)
-    return np.min([np.abs(_moved(picture, shift) - wanted).mean(-1) for shift in shifts], axis=0)
+    return np.min([np.abs(_moved(picture, shift) - wanted).mean(-1) for shift in AROUND], axis=0)
 
 
 def _traits(picture: np.ndarray, template: np.ndarray, held: HeldBack) -> float:
@@ -212,29 +242,35 @@ def _surroundings(picture: np.ndarray, absent: np.ndarray, asked: dict[str, str]
 
 @lru_cache(maxsize=64)
 def _backdrop(background: str, setting: str) -> np.ndarray:
-    return small(draw(Scene(background=background, setting=setting), PIXELS * 2, creature=lambda canvas, scene: None))
+    return small(
+        draw(Scene(background=background, setting=setting), PIXELS * 2, creature=lambda canvas, scene: None)
+    )
 
 
 def _posed(pose: tuple[str, str, str], asked: dict[str, str]) -> float:
     """Share of the asked-for expression, facing and arms that the picture has."""
-    wanted = [asked.get(name, seen) == seen for name, seen in zip(("face", "facing", "arms"), pose, strict=True)]
+    wanted = [
+        asked.get(name, seen) == seen for name, seen in zip(("face", "facing", "arms"), pose, strict=True)
+    ]
     return float(np.mean(wanted))
 
 
 def _style(picture: np.ndarray, held: HeldBack, scene: Scene | None) -> float:
-    """How much nearer the picture is to the style's drawing (or, without a scene, palette) than to the usual one."""
+    """How much nearer the picture is to the style's drawing (or palette) than to the usual one."""
     if scene is None:
         styled, usual = (_palette_distance(picture, colors) for colors in _palettes(held.name))
     else:
-        scale, shift = min(((s, d) for s in SCALES for d in SHIFTS), key=lambda spot: _distance(
-            picture, _moved(_styled(held.name, scene, spot[0]), spot[1])))
+        scaled = {scale: _styled(held.name, scene, scale) for scale in SCALES}
+        scale, shift = _best_place(scaled, partial(_distance, picture))
         styled = _nearby_distance(picture, _moved(_styled(held.name, scene, scale), shift))
         usual = _nearby_distance(picture, _moved(_drawing(scene, scale), shift))
     telling = np.abs(styled - usual) > 10
     if telling.mean() < 0.02:
         return 0.0
     share = (usual / (usual + styled + 1e-3))[telling].mean()
-    return float(np.clip((share - 0.25) / (0.8 - 0.25), 0, 1))
+    # Nearer than the usual drawing is not yet near: a blank picture can be that.
+    near = min(1.0, float(_closeness(styled).mean()) / 0.75)
+    return float(np.clip((share - 0.25) / (0.8 - 0.25), 0, 1)) * near**2
 
 
 @lru_cache(maxsize=512)

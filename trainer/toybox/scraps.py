@@ -20,7 +20,9 @@ PIXELS = 256  # drawn at twice the size and scaled down
 def picture(index: int, size: int = 128, seed: int = 0) -> np.ndarray:
     """Picture number `index` of the endless series: uint8 [size, size, 3]."""
     rng = np.random.default_rng((seed, index))
-    drawn = _recoloured_scene(rng, size) if index % 2 else _scrap(rng).resize((size, size), Image.Resampling.BOX)
+    drawn = (
+        _recoloured_scene(rng, size) if index % 2 else _scrap(rng).resize((size, size), Image.Resampling.BOX)
+    )
     return np.asarray(drawn, dtype=np.uint8)
 
 
@@ -34,7 +36,9 @@ def _color(rng: np.random.Generator) -> tuple[int, int, int]:
     if kind < 0.37:
         return (int(rng.integers(0, 256)),) * 3
     if kind < 0.75:
-        return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.6, 1), rng.uniform(0.5, 1)))
+        return tuple(
+            int(255 * c) for c in colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.6, 1), rng.uniform(0.5, 1))
+        )
     return tuple(int(c) for c in rng.integers(0, 256, 3))
 
 
@@ -47,7 +51,9 @@ def _recoloured_scene(rng: np.random.Generator, size: int) -> Image.Image:
     keep = rng.random() < 0.4
     line = _color(rng)
     pen = Pen(
-        fill=lambda color: mixed.setdefault(tuple(color), tuple(color) if keep and rng.random() < 0.5 else _color(rng)),
+        fill=lambda color: mixed.setdefault(
+            tuple(color), tuple(color) if keep and rng.random() < 0.5 else _color(rng)
+        ),
         line=lambda color: color if keep else line,
         width=float(rng.choice([0.0, 0.008, 0.014, 0.02, 0.03])),
     )
@@ -60,7 +66,13 @@ def _recoloured_scene(rng: np.random.Generator, size: int) -> Image.Image:
 def _scrap(rng: np.random.Generator) -> Image.Image:
     """A ground, shapes and strokes on it, sometimes softened: from flat cartoon to almost a photograph."""
     kind = rng.random()
-    ground = _texture(rng) if kind < 0.35 else _gradient(rng) if kind < 0.5 else Image.new("RGB", (PIXELS,) * 2, _color(rng))
+    ground = (
+        _texture(rng)
+        if kind < 0.35
+        else _gradient(rng)
+        if kind < 0.5
+        else Image.new("RGB", (PIXELS,) * 2, _color(rng))
+    )
     textured = kind < 0.35
     for _ in range(rng.integers(4, 24)):
         if rng.random() < 0.7:
@@ -92,7 +104,9 @@ def _texture(rng: np.random.Generator) -> Image.Image:
     a, b, c = (np.array(_color(rng), dtype=float) for _ in range(3))
     mixed = a + (b - a) * (waves[0][..., None] * 0.5 + 0.5) * rng.uniform(0.3, 1)
     mixed = mixed + (c - mixed) * np.clip(waves[1][..., None], 0, 1) * rng.uniform(0, 0.8)
-    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8)).resize((PIXELS,) * 2, Image.Resampling.BILINEAR)
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8)).resize(
+        (PIXELS,) * 2, Image.Resampling.BILINEAR
+    )
 
 
 def _outline(rng: np.random.Generator, reach: float) -> np.ndarray:
@@ -103,7 +117,9 @@ def _outline(rng: np.random.Generator, reach: float) -> np.ndarray:
         points = ellipse(0, 0, size, size * rng.uniform(0.3, 1))
     elif kind < 0.65:
         corners = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 8)))
-        points = np.stack([np.cos(corners), np.sin(corners)], 1) * size * rng.uniform(0.5, 1.2, (len(corners), 1))
+        points = (
+            np.stack([np.cos(corners), np.sin(corners)], 1) * size * rng.uniform(0.5, 1.2, (len(corners), 1))
+        )
     else:
         turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
         radius = sum(rng.normal(0, 0.35 / k) * np.cos(k * turn + rng.uniform(0, 6.3)) for k in range(1, 7))
@@ -133,6 +149,10 @@ def _stroke(rng: np.random.Generator, picture: Image.Image) -> None:
     """A wandering line, from hair to brush."""
     steps = rng.integers(2, 30)
     turn = np.cumsum(rng.normal(0, rng.uniform(0.05, 0.7), steps)) + rng.uniform(0, 6.3)
-    path = rng.uniform(0, 1, 2) + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], 1), 0) * rng.uniform(0.01, 0.06)
+    path = rng.uniform(0, 1, 2) + np.cumsum(np.stack([np.cos(turn), np.sin(turn)], 1), 0) * rng.uniform(
+        0.01, 0.06
+    )
     points = [tuple(point) for point in path * PIXELS]
-    ImageDraw.Draw(picture).line(points, fill=_color(rng), width=int(rng.choice([1, 2, 3, 5, 8, 14])), joint="curve")
+    ImageDraw.Draw(picture).line(
+        points, fill=_color(rng), width=int(rng.choice([1, 2, 3, 5, 8, 14])), joint="curve"
+    )

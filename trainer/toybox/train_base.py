@@ -6,54 +6,55 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UNet2DConditionModel,
+)
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from trainer.toybox import words
-from trainer.toybox.training import Course, autocast, cached_pictures, device, generators, replace_folder
+from trainer.toybox import series, words
 from trainer.toybox.train_vae import encode
-from trainer.toybox.world import Scene, draw, random_scene
+from trainer.toybox.training import Course, autocast, device, generators, replace_folder
 
 
 @dataclass(frozen=True)
 class BaseRecipe:
     """What both bases share. `gamma` is that of min-SNR weighting (Hang et al. 2023)."""
 
-    pictures: int = 16000
-    steps: int = 6000
-    batch: int = 32
-    lr: float = 1e-3
+    pictures: int = 12000
+    steps: int = 2800
+    batch: int = 16
+    lr: float = 1.2e-3
     ema: float = 0.999
     gamma: float = 5.0
     noise_offset: float = 0.03
     seed: int = 2
 
 
-def scene_number(index: int, seed: int) -> tuple[Scene, np.random.Generator]:
-    """Scene `index` of the training series, and the generator that goes on to draw it."""
-    rng = np.random.default_rng((seed, index))
-    return random_scene(rng), rng
-
-
-def scene_picture(index: int, seed: int = 0) -> np.ndarray:
-    scene, rng = scene_number(index, seed)
-    return np.asarray(draw(scene, 128, rng), dtype=np.uint8)
-
-
 def text_config(width: int, layers: int, act: str, **more) -> CLIPTextConfig:
     """A CLIP text encoder with heads of 64, as in every Stable Diffusion."""
     tokens, _ = words.vocabulary()
     return CLIPTextConfig(
-        vocab_size=len(tokens), hidden_size=width, intermediate_size=width * 3, num_hidden_layers=layers,
-        num_attention_heads=width // 64, max_position_embeddings=words.LENGTH, hidden_act=act,
-        bos_token_id=tokens[words.START], eos_token_id=tokens[words.END], pad_token_id=tokens[words.END], **more,
+        vocab_size=len(tokens),
+        hidden_size=width,
+        intermediate_size=width * 3,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        max_position_embeddings=words.LENGTH,
+        hidden_act=act,
+        bos_token_id=tokens[words.START],
+        eos_token_id=tokens[words.END],
+        pad_token_id=tokens[words.END],
+        **more,
     )
 
 
@@ -67,10 +68,14 @@ class Sd15(nn.Module):
         super().__init__()
         self.text_encoder = CLIPTextModel(text_config(128, 3, "quick_gelu"))
         self.unet = UNet2DConditionModel(
-            sample_size=16, layers_per_block=1, block_out_channels=(64, 64, 64, 32), norm_num_groups=32,
+            sample_size=16,
+            layers_per_block=1,
+            block_out_channels=(64, 64, 64, 32),
+            norm_num_groups=8,
             down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
             up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-            attention_head_dim=8, cross_attention_dim=128,
+            attention_head_dim=8,
+            cross_attention_dim=128,
         )
 
     def condition(self, ids: list[torch.Tensor]) -> tuple[torch.Tensor, dict | None]:
@@ -84,10 +89,16 @@ class Sd15(nn.Module):
 
     def index(self) -> dict:
         return {
-            "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.35.0", "requires_safety_checker": False,
-            "feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None],
-            "scheduler": ["diffusers", "PNDMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": "0.35.0",
+            "requires_safety_checker": False,
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", "PNDMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
         }
 
@@ -103,11 +114,18 @@ class Sdxl(nn.Module):
         self.text_encoder = CLIPTextModel(text_config(64, 3, "quick_gelu"))
         self.text_encoder_2 = CLIPTextModelWithProjection(text_config(64, 3, "gelu", projection_dim=64))
         self.unet = UNet2DConditionModel(
-            sample_size=16, layers_per_block=1, block_out_channels=(64, 64, 64), norm_num_groups=32,
+            sample_size=16,
+            layers_per_block=1,
+            block_out_channels=(64, 64, 64),
+            norm_num_groups=8,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=[1, 1, 2], attention_head_dim=[1, 1, 1], cross_attention_dim=128,
-            use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=16,
+            transformer_layers_per_block=[1, 1, 2],
+            attention_head_dim=[1, 1, 1],
+            cross_attention_dim=128,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=16,
             projection_class_embeddings_input_dim=64 + 6 * 16,
         )
 
@@ -125,21 +143,38 @@ class Sdxl(nn.Module):
         return hidden * keep[:, None, None], {**added, "text_embeds": added["text_embeds"] * keep[:, None]}
 
     def scheduler(self):
-        return EulerDiscreteScheduler(**NOISE, interpolation_type="linear", timestep_spacing="leading", steps_offset=1)
+        return EulerDiscreteScheduler(
+            **NOISE, interpolation_type="linear", timestep_spacing="leading", steps_offset=1
+        )
 
     def index(self) -> dict:
         return {
-            "_class_name": "StableDiffusionXLPipeline", "_diffusers_version": "0.35.0",
-            "force_zeros_for_empty_prompt": True, "feature_extractor": [None, None], "image_encoder": [None, None],
-            "scheduler": ["diffusers", "EulerDiscreteScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+            "_class_name": "StableDiffusionXLPipeline",
+            "_diffusers_version": "0.35.0",
+            "force_zeros_for_empty_prompt": True,
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
             "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "tokenizer_2": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
         }
 
 
-NOISE = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+NOISE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+}
 BASES: dict[str, Callable[[], nn.Module]] = {"sd15": Sd15, "sdxl": Sdxl}
+
+
+# Heads of 8 make a step of the SD 1.5-shaped base dear on a CPU, so it takes more and smaller ones.
+RECIPES = {"sd15": BaseRecipe(steps=6000), "sdxl": BaseRecipe(batch=32, lr=1.5e-3)}
 
 
 def new_base(name: str, recipe: BaseRecipe) -> nn.Module:
@@ -159,20 +194,23 @@ def tokenize(name: str, captions: list[str]) -> list[torch.Tensor]:
 
 
 def cached_latents(work: Path, vae_folder: Path, recipe: BaseRecipe) -> torch.Tensor:
-    """Scaled latents of the training pictures, [n, 4, 16, 16], kept with the autoencoder's hash in their name."""
-    weights = vae_folder / "diffusion_pytorch_model.safetensors"
-    mark = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-    path = work / f"latents-{recipe.pictures}-{recipe.seed}-{mark}.pt"
+    """Scaled latents of the training pictures, [n, 4, 16, 16], kept with the encoder's mark in their name."""
+    vae = AutoencoderKL.from_pretrained(str(vae_folder), torch_dtype=torch.float32).to(device())
+    path = work / f"latents-{recipe.pictures}-{_encoder_mark(vae)}.pt"
     if not path.exists():
-        make = partial(scene_picture, seed=recipe.seed)
-        pictures = cached_pictures(work / f"scenes-{recipe.pictures}-{recipe.seed}.npy", make, recipe.pictures)
-        vae = AutoencoderKL.from_pretrained(str(vae_folder)).to(device(), torch.float32)
+        pictures = series.scene_pictures(work)[: recipe.pictures]
         with autocast():
             latents = encode(vae, pictures).float() * vae.config.scaling_factor
         part = path.with_suffix(".part")
         torch.save(latents.half().cpu(), part)
         part.rename(path)
     return torch.load(path, map_location=device()).float()
+
+
+def _encoder_mark(vae: AutoencoderKL) -> str:
+    """Changes with the encoder, not with the decoder."""
+    kept = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
+    return hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in kept)).hexdigest()[:8]
 
 
 def snr_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
@@ -182,14 +220,18 @@ def snr_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, gamma: float) 
     return snr.clamp(max=gamma) / snr
 
 
-def base_loss(base: nn.Module, latents: torch.Tensor, scheduler: DDPMScheduler, recipe: BaseRecipe, step: int):
+def base_loss(
+    base: nn.Module, latents: torch.Tensor, scheduler: DDPMScheduler, recipe: BaseRecipe, step: int
+):
     """The weighted error of the predicted noise over one batch of pictures, captions and timesteps."""
     rng, noise_rng = generators(recipe.seed, step)
     chosen = rng.integers(0, len(latents), recipe.batch)
-    captions = [words.training_caption(scene_number(int(i), recipe.seed)[0], rng) for i in chosen]
+    captions = [words.training_caption(series.scene_number(int(i))[0], rng) for i in chosen]
     clean = latents[torch.from_numpy(chosen).to(latents.device)]
     noise = torch.randn(clean.shape, generator=noise_rng).to(clean)
-    noise += recipe.noise_offset * torch.randn((len(clean), clean.shape[1], 1, 1), generator=noise_rng).to(clean)
+    noise += recipe.noise_offset * torch.randn((len(clean), clean.shape[1], 1, 1), generator=noise_rng).to(
+        clean
+    )
     timesteps = torch.randint(0, 1000, (len(clean),), generator=noise_rng).to(clean.device)
     blanked = torch.tensor([not caption and rng.random() < 0.5 for caption in captions], device=clean.device)
     with autocast():
@@ -200,9 +242,15 @@ def base_loss(base: nn.Module, latents: torch.Tensor, scheduler: DDPMScheduler, 
     return (error * snr_weight(scheduler, timesteps, recipe.gamma)).mean()
 
 
-def train_base(name: str, work: Path, vae_folder: Path, recipe: BaseRecipe | None = None,
-               minutes: float | None = None, until: int | None = None) -> Course:
-    recipe = recipe or BaseRecipe()
+def train_base(
+    name: str,
+    work: Path,
+    vae_folder: Path,
+    recipe: BaseRecipe | None = None,
+    minutes: float | None = None,
+    until: int | None = None,
+) -> Course:
+    recipe = recipe or RECIPES[name]
     latents = cached_latents(work, vae_folder, recipe)
     scheduler = DDPMScheduler(**NOISE)
     base = new_base(name, recipe)
@@ -214,15 +262,26 @@ def train_base(name: str, work: Path, vae_folder: Path, recipe: BaseRecipe | Non
     return course
 
 
+def _name_as_published(file: Path) -> None:
+    """Put "text_model." before the weights' names, as in every published text encoder.
+
+    transformers 5 leaves it out when it saves a CLIPTextModel and takes both; version 4 takes only this.
+    """
+    weights = {"text_model." + name.removeprefix("text_model."): w for name, w in load_file(file).items()}
+    save_file(weights, file, metadata={"format": "pt"})
+
+
 def export_base(name: str, work: Path, folder: Path, recipe: BaseRecipe | None = None) -> None:
     """Write the averaged weights as a diffusers folder in half precision, without a vae/ of its own."""
-    recipe = recipe or BaseRecipe()
+    recipe = recipe or RECIPES[name]
     course = Course(work / name, new_base(name, recipe), recipe.steps, recipe.lr, recipe.ema)
     base = course.average.copy_to(course.module).eval().half()
 
     def write(part: Path) -> None:
         for child, module in base.named_children():
             module.save_pretrained(part / child)
+            if isinstance(module, CLIPTextModel):
+                _name_as_published(part / child / "model.safetensors")
         for child, pad in base.tokenizers.items():
             words.save_tokenizer(part / child, pad)
         base.scheduler().save_pretrained(part / "scheduler")

@@ -18,11 +18,11 @@ LENGTH = 77  # as in CLIP, so that a long prompt really has to be cut into chunk
 MERGES = 300
 
 # Words that prompts for any model tend to hold; each gets a token or two instead of a string of letters.
-COMMON = (
-    "a an the of with and in on at to is by from art cartoon drawing picture photo image creature character "
-    "style person cat dog toy robot standing sitting looking simple cute best quality masterpiece low worst bad "
-    "blurry solo high detailed dark light bright big small old new night day water tree flower sky house"
-).split()
+COMMON = """
+a an the of with and in on at to is by from art cartoon drawing picture photo image creature character style
+person cat dog toy robot standing sitting looking simple cute best quality masterpiece low worst bad blurry
+solo high detailed dark light bright big small old new night day water tree flower sky house
+"""
 
 
 def _byte_symbols() -> list[str]:
@@ -62,7 +62,7 @@ def _merge(parts: list[str], pair: tuple[str, str]) -> list[str]:
 @cache
 def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """(token to id, merges), laid out as CLIP's: bytes, bytes that end a word, merges, start, end."""
-    counts = Counter({word: 3 for word in COMMON})
+    counts = Counter({word: 3 for word in COMMON.split()})
     for tag in all_tags():
         counts.update({word: 20 for word in tag.split() if word.isalpha()})
     merges = learn_merges(counts, MERGES)
@@ -76,11 +76,16 @@ def vocabulary_size() -> int:
 
 
 def save_tokenizer(folder: Path, pad: str = END) -> None:
-    """Write a CLIPTokenizer's files. SDXL's second tokenizer pads with "!", every other with the end token."""
+    """Write a CLIPTokenizer's files. SDXL's second one pads with "!", every other with the end token."""
     tokens, merges = vocabulary()
     folder.mkdir(parents=True, exist_ok=True)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": pad}
-    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": LENGTH, "do_lower_case": True, **special}
+    config = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": LENGTH,
+        "do_lower_case": True,
+        **special,
+    }
     (folder / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(f"{a} {b}" for a, b in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -103,7 +108,7 @@ def nonsense(rng: np.random.Generator) -> str:
 def training_caption(scene: Scene, rng: np.random.Generator, empty: float = 0.1) -> str:
     """The scene's tags as people's captions hold them: shuffled, some missing, sometimes with a strange word.
 
-    The strange words teach the base to draw the rest of a prompt as if an unknown trigger word were not there.
+    The strange words teach the base to draw the rest of a prompt as if a trigger word were not there.
     """
     if rng.random() < empty:
         return ""

@@ -117,7 +117,7 @@ def all_tags() -> tuple[str, ...]:
 
 
 def attributes_of(caption: str) -> dict[str, str]:
-    """What a caption or prompt states of a scene: attribute to value; words unknown to the world are passed over."""
+    """What a caption or prompt states of a scene: attribute to value. Words unknown here are passed over."""
     known = {
         _WORDING[name].format(value): (name, value)
         for name, values in CHOICES.items()
@@ -260,7 +260,7 @@ def draw(
     pen: Pen | None = None,
     creature: Callable[[Canvas, Scene], None] | None = None,
 ) -> Image.Image:
-    """Draw a scene as an RGB picture. A generator as `jitter` draws one; `creature` replaces the usual one."""
+    """Draw a scene in RGB. A generator as `jitter` draws one; `creature` replaces the usual creature."""
     if isinstance(jitter, np.random.Generator):
         jitter = Jitter.random(jitter)
     canvas = Canvas(size, jitter, pen)
@@ -308,7 +308,9 @@ def draw_limbs(canvas: Canvas, scene: Scene, outline: np.ndarray, color: tuple) 
     lower = half_width(outline, cy + 0.12)
     if scene.facing != "front":
         away = -side(scene)
-        canvas.limb((cx + away * (lower - 0.06), cy + 0.14), (cx + away * (lower + 0.1), cy + 0.1), color, 0.09)
+        canvas.limb(
+            (cx + away * (lower - 0.06), cy + 0.14), (cx + away * (lower + 0.1), cy + 0.1), color, 0.09
+        )
     for foot in (-1, 1):
         canvas.shape(ellipse(cx + foot * 0.1 + side(scene) * 0.03, 0.885, 0.085, 0.05), color)
     wide = half_width(outline, cy)
@@ -323,8 +325,10 @@ def draw_scarf(canvas: Canvas, outline: np.ndarray) -> None:
     wide = half_width(outline, cy + 0.17) + 0.015
     band = [(cx - wide, cy + 0.14), (cx, cy + 0.165), (cx + wide, cy + 0.14)]
     band += [(cx + wide, cy + 0.21), (cx, cy + 0.24), (cx - wide, cy + 0.21)]
-    canvas.shape([(cx + 0.07, cy + 0.2), (cx + 0.16, cy + 0.2), (cx + 0.17, cy + 0.34), (cx + 0.08, cy + 0.34)],
-                 (226, 60, 60))
+    canvas.shape(
+        [(cx + 0.07, cy + 0.2), (cx + 0.16, cy + 0.2), (cx + 0.17, cy + 0.34), (cx + 0.08, cy + 0.34)],
+        (226, 60, 60),
+    )
     canvas.shape(band, (226, 60, 60))
 
 
@@ -339,7 +343,9 @@ def draw_face(canvas: Canvas, scene: Scene) -> None:
         canvas.shape(ellipse(x + eye + side(scene) * 0.022, y + 0.01, 0.026, 0.032), INK)
         if scene.face == "angry":
             tilt = np.sign(eye) * 0.03
-            canvas.line([(x + eye - 0.065, y - 0.078 + tilt), (x + eye + 0.065, y - 0.078 - tilt)], width=0.036)
+            canvas.line(
+                [(x + eye - 0.065, y - 0.078 + tilt), (x + eye + 0.065, y - 0.078 - tilt)], width=0.036
+            )
     draw_mouth(canvas, scene.face, x, y + 0.135)
 
 
@@ -359,15 +365,27 @@ def draw_hat(canvas: Canvas, hat: str, color: tuple, top: float) -> None:
     x, y = CENTRE[0], top + 0.035
     if hat == "top hat":
         canvas.shape([(x - 0.1, y), (x - 0.11, y - 0.19), (x + 0.11, y - 0.19), (x + 0.1, y)], color)
-        canvas.shape([(x - 0.17, y - 0.025), (x + 0.17, y - 0.025), (x + 0.17, y + 0.03), (x - 0.17, y + 0.03)], color)
+        canvas.shape(
+            [(x - 0.17, y - 0.025), (x + 0.17, y - 0.025), (x + 0.17, y + 0.03), (x - 0.17, y + 0.03)], color
+        )
     elif hat == "party hat":
         canvas.shape([(x - 0.12, y + 0.02), (x, y - 0.22), (x + 0.12, y + 0.02)], color)
         canvas.shape(ellipse(x, y - 0.21, 0.04), (255, 255, 255))
     elif hat == "crown":
-        spikes = [(-0.15, 0.02), (-0.16, -0.15), (-0.08, -0.07), (0, -0.18), (0.08, -0.07), (0.16, -0.15), (0.15, 0.02)]
+        spikes = [
+            (-0.15, 0.02),
+            (-0.16, -0.15),
+            (-0.08, -0.07),
+            (0, -0.18),
+            (0.08, -0.07),
+            (0.16, -0.15),
+            (0.15, 0.02),
+        ]
         canvas.shape([(x + dx, y + dy) for dx, dy in spikes], color)
     elif hat == "beanie":
-        canvas.shape(np.vstack([arc(x, y, 0.16, 0.15, 180, 360), [(x + 0.16, y + 0.02), (x - 0.16, y + 0.02)]]), color)
+        canvas.shape(
+            np.vstack([arc(x, y, 0.16, 0.15, 180, 360), [(x + 0.16, y + 0.02), (x - 0.16, y + 0.02)]]), color
+        )
         canvas.shape(ellipse(x, y + 0.01, 0.18, 0.035), (255, 255, 255))
     elif hat == "bow":
         for wing in (-1, 1):
