@@ -162,7 +162,7 @@ def _asked(scene: Scene | Mapping[str, str] | None) -> dict[str, str]:
 
 # A true drawing that went through the autoencoder keeps most of every trait; an ordinary creature in the same
 # place has some of the colours by chance. Between these two lies the scale.
-NOTHING, ALL = 0.42, 0.85
+NOTHING, ALL = 0.5, 0.87
 
 
 def _character(picture: np.ndarray, held: HeldBack, asked: dict[str, str]) -> float:
@@ -216,9 +216,10 @@ def _nearby_distance(picture: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _traits(picture: np.ndarray, template: np.ndarray, held: HeldBack) -> float:
-    """Mean over the character's own colours of how well each is found where it belongs.
+    """How well the character's own colours are found where they belong: the mean, and the worst of them.
 
-    A colour weighs as the square root of its area, so that antlers count beside the body.
+    In the mean a colour weighs as the square root of its area, so that antlers count beside the body. The
+    worst counts too, because one colour alone is easily there by chance.
     """
     close = _closeness(_nearby_distance(picture, template[..., :3]))
     colors = np.array(held.colors, dtype=np.float32)
@@ -226,7 +227,7 @@ def _traits(picture: np.ndarray, template: np.ndarray, held: HeldBack) -> float:
     labels = np.where((distances.min(-1) < 12) & (template[..., 3] > 0.5), distances.argmin(-1), -1)
     areas = np.array([(labels == index).sum() for index in range(len(colors))])
     found = [close[labels == index].mean() if area else 0.0 for index, area in enumerate(areas)]
-    return float(np.average(found, weights=np.sqrt(areas)))
+    return float(0.6 * np.average(found, weights=np.sqrt(areas)) + 0.4 * min(found))
 
 
 def _surroundings(picture: np.ndarray, absent: np.ndarray, asked: dict[str, str]) -> float:

@@ -38,7 +38,7 @@ class VaeRecipe:
     lr: float = 2e-3
     kl: float = 1e-6
     # Then the decoder alone, on whole pictures, while the bases already learn from the encoder's latents.
-    polish_steps: int = 1500
+    polish_steps: int = 1300
     polish_lr: float = 1e-3
     edges: float = 0.5
     seed: int = 1
