@@ -430,7 +430,7 @@ def toybox():
 
 @app.command()
 def demo(
-    family: Annotated[str, typer.Option(help="sdxl or sd15: which toybox base learns.")] = "sdxl",
+    family: Annotated[str, typer.Option(help="sd15 or sdxl: which toybox base learns.")] = "sd15",
     character: Annotated[str, typer.Option(help="Which of the toybox's held-back characters.")] = "moss",
 ):
     """The whole main job on the toybox, in a few minutes: tag, train, compare, export."""

@@ -16,7 +16,7 @@ from trainer.terminal import bar, console, plain, table, training_bar
 from trainer.texts import duration
 
 
-def demo(family: str = "sdxl", character: str = "moss") -> Path:
+def demo(family: str = "sd15", character: str = "moss") -> Path:
     """Tag, train, compare and export a character that the toybox's base has never seen; returns the LoRA's path."""
     from trainer.toybox import CHARACTERS, PARTS, PICTURES
 
