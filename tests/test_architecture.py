@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
 CONTRACT |= {"pnginfo", "vote"}
-COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox grid report recommend environment".split())
+COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
+COMPONENTS |= {"grid", "report", "recommend", "environment"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting"}
 # What a component may take from another, and why.

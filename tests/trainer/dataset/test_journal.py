@@ -164,7 +164,7 @@ def test_parts_of_one_operation_are_undone_as_one(tmp_path):
     assert state(tmp_path) == {"a.txt": b"2", "sub/b.txt": b"2", NAMES[2]: b"3"}
 
 
-@pytest.mark.parametrize("file", ["../../escape.txt", "/tmp/escape.txt", "sub/../../escape.txt", ""])
+@pytest.mark.parametrize("file", ["../../escape.txt", "/escape.txt", "sub/../../escape.txt", ""])
 def test_a_hostile_journal_reaches_nothing_outside(tmp_path, file):
     folder = tmp_path / "set"
     folder.mkdir()
