@@ -1,0 +1,95 @@
+"""Around the main job: presets, settings, doctor, toybox, demo, ui."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer import presets
+from trainer.cli.app import app
+from trainer.config import settings
+from trainer.terminal import console, plain, table
+
+
+@app.command(name="presets")
+def list_presets(name: Annotated[str, typer.Argument(help="A preset to look into.")] = ""):
+    """List the presets, or show what one of them changes."""
+    if not name:
+        rows = table("Preset", "What it is for")
+        for preset in map(presets.load, presets.find()):
+            rows.add_row(preset.name, plain(" ".join(preset.about.split())))
+        console.print(rows)
+        return
+    preset = presets.load(name)
+    console.print(plain(" ".join(preset.about.split())) + "\n")
+    rows = table("Setting", ">Default", ">Here")
+    for path, (default, value) in presets.differences(presets.layer(preset.values)).items():
+        rows.add_row(path, plain(str(default)), plain(str(value)))
+    console.print(rows)
+
+
+@app.command(name="settings")
+def list_settings(name: Annotated[str, typer.Argument(help="A setting or the beginning of its path.")] = ""):
+    """Explain every setting, or those whose path begins with NAME."""
+    for entry in settings():
+        if not entry.path.startswith(name) and name not in entry.kohya:
+            continue
+        limits = ", ".join(f"{key} {value}" for key, value in entry.limits.items())
+        kohya = f"  kohya: {', '.join(entry.kohya)}" if entry.kohya else ""
+        console.print(f"[bold]{entry.path}[/] = {plain(str(entry.default))}  [dim]{plain(limits)}{plain(kohya)}[/]")
+        console.print("    " + plain(entry.help))
+
+
+@app.command()
+def doctor():
+    """Check this machine and installation, and say what to do about what is not right."""
+    from trainer.doctor import examine
+
+    marks = {"ok": "[green]✔[/]", "note": "[yellow]·[/]", "problem": "[red]✖[/]"}
+    findings = examine()
+    for finding in findings:
+        console.print(f"{marks[finding.level]} {plain(finding.what)}")
+        if finding.remedy:
+            console.print(f"    {plain(finding.remedy)}")
+    if any(finding.level == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def toybox():
+    """Say where the built-in miniature models and their pictures lie."""
+    from trainer.toybox import PARTS, PICTURES
+
+    rows = table("Name", "Folder")
+    for name, path in PARTS.items():
+        rows.add_row(f"toybox/{name}", plain(str(path)))
+    for name, path in PICTURES.items():
+        rows.add_row(f"{name} (pictures)", plain(str(path)))
+    console.print(rows)
+
+
+@app.command()
+def demo(
+    family: Annotated[str, typer.Option(help="sd15 or sdxl: which toybox base learns.")] = "sd15",
+    character: Annotated[str, typer.Option(help="Which of the toybox's held-back characters.")] = "moss",
+):
+    """The whole main job on the toybox, in a few minutes: tag, train, compare, export."""
+    from trainer.demo import demo as run_demo
+
+    run_demo(family, character)
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Where it listens, on this machine only.")] = 8501):
+    """Serve the studio in the browser, for this machine only, over the folder that it is started in."""
+    import subprocess
+
+    page = Path(__file__).resolve().parents[2] / "studio" / "app.py"
+    command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
+    # Also in studio/.streamlit/config.toml; said here again because a user's own configuration must not open it up.
+    safe = ["--server.address=127.0.0.1", "--server.enableXsrfProtection=true", "--browser.gatherUsageStats=false"]
+    console.print(f"The studio opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it, what it started goes on.")
+    raise typer.Exit(subprocess.call([*command, *safe]))

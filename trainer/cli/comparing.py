@@ -1,0 +1,169 @@
+"""Epochs side by side, the vote, the export, and what is in a LoRA file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer import presets
+from trainer.cli.app import RunArgument, app
+from trainer.errors import UserError
+from trainer.run import Run
+from trainer.terminal import bar, console, plain, table
+from trainer.texts import file_size
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    prompts: Annotated[str, typer.Option(help="A prompt set's name or file; the run's own if left out.")] = "",
+    epochs: Annotated[str, typer.Option(help="Which epochs: 1,3,5-10. All if left out.")] = "",
+    strengths: Annotated[str, typer.Option(help="LoRA weights: 0.6,0.8,1.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds: 1,2,3.")] = "",
+    clip: Annotated[str, typer.Option(help="Folder of a CLIP model, for likeness scores.")] = "",
+    device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
+):
+    """Render the prompt set with the base and every epoch, side by side."""
+    from trainer.evaluate import evaluate as evaluate_run
+
+    found = Run.open(run)
+    chosen = {"prompts": prompts, "strengths": strengths, "seeds": seeds}
+    overrides = [f"evaluation.{key}={value}" for key, value in chosen.items() if value]
+    config = presets.layer(presets.flatten(found.config.model_dump()), dict(map(presets.parse_override, overrides)))
+    with bar("Rendering") as advance:
+        result = evaluate_run(
+            found, config.evaluation, epochs=parse_numbers(epochs), clip=clip, device=device, progress=advance
+        )
+    print_rows(result.evaluation)
+    console.print(f"Grid    {plain(str(result.folder / 'grid.png'))}")
+    console.print(f"Report  {plain(str(result.folder / 'report.html'))}")
+
+
+def parse_numbers(text: str) -> list[int] | None:
+    """ "1,3,5-10" -> [1, 3, 5, 6, 7, 8, 9, 10]; empty -> None, which means all."""
+    if not text:
+        return None
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UserError(f"--epochs {text}: write numbers and ranges, for example 1,3,5-10.")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def print_rows(evaluation) -> None:
+    """One line per row of the grid with its scores, the recommended one marked."""
+    names = list(dict.fromkeys(name for row in evaluation.rows for name in row.scores))
+    rows = table("", "Epoch", *(">" + name for name in names))
+    best = evaluation.recommended or {}
+    for row in evaluation.rows:
+        chosen = (row.epoch, row.strength) == (best.get("epoch"), best.get("strength"))
+        label = "base" if row.epoch == 0 else f"epoch {row.epoch}"
+        label += f" × {row.strength:g}" if row.epoch and len(evaluation.strengths) > 1 else ""
+        values = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in names]
+        rows.add_row("★" if chosen else "", label, *values)
+    console.print(rows)
+    if best:
+        console.print(f"★ Recommended: {plain(best['reason'])}")
+
+
+@app.command()
+def vote(
+    run: RunArgument,
+    prompts: Annotated[str, typer.Option(help="Which comparison, by its prompt set; the newest if left out.")] = "",
+    strength: Annotated[float | None, typer.Option(help="Vote at this LoRA weight; else the one nearest 1.")] = None,
+    show: Annotated[bool, typer.Option("--ranking", help="Only print what the votes say so far.")] = False,
+):
+    """Judge the epochs blind: two pictures, no labels, which one is better?"""
+    from trainer import voting
+    from trainer.vote import Ballot
+
+    evaluation, folder = voting.find(Run.open(run), prompts)
+    ballot = Ballot(evaluation, folder, strength=voting.nearest_strength(evaluation, strength))
+    ranking = ballot.ranking() if show else voting.session(ballot, ask_in_browser(), console.print)
+    print_ranking(ranking)
+    if not show and ballot.votes:
+        voting.recommend_again(evaluation, folder)
+        if evaluation.recommended:
+            console.print(f"★ Recommended: {plain(evaluation.recommended['reason'])}")
+
+
+def ask_in_browser():
+    """A question at the terminal about the pair on a page, which is opened in the browser once, where there is one."""
+    import webbrowser
+
+    from trainer.voting import QUESTION
+
+    opened = False
+
+    def ask(_, page: Path) -> str:
+        nonlocal opened
+        if not opened:
+            opened = True
+            if not webbrowser.open(page.resolve().as_uri()):
+                console.print(f"Open {plain(str(page))} in a browser; it shows each pair in turn.")
+            console.print(QUESTION + ".")
+        try:
+            return input("Which is better? ")
+        except EOFError:
+            return "q"
+
+    return ask
+
+
+def print_ranking(ranking) -> None:
+    """The candidates, best first, with how often each is preferred to the average one."""
+    several = len({one.strength for one in ranking.standings}) > 1
+    rows = table("Epoch", ">Preferred", ">95 % interval", ">Seen", ">Both bad")
+    for one in ranking.standings:
+        label = f"epoch {one.epoch}" + (f" × {one.strength:g}" if several else "")
+        rows.add_row(label, f"{one.preferred:.0%}", f"{one.low:.0%}–{one.high:.0%}", str(one.shown), str(one.bad))
+    console.print(rows)
+    console.print(plain(ranking.sentence()))
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    epoch: Annotated[int | None, typer.Option(help="Which epoch.")] = None,
+    to: Annotated[Path, typer.Option(help="A folder, or a file name ending in .safetensors.")] = Path("models"),
+    name: Annotated[str, typer.Option(help="File name without ending; the run's name if left out.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
+    strength: Annotated[float, typer.Option(help="Baked in: at 1 the file then is what the epoch is at this.")] = 1.0,
+    rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD); 0 keeps the rank.")] = 0,
+    dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16; as it was trained if left out.")] = "",
+    merge: Annotated[str, typer.Option(help="Several epochs with weights, in place of --epoch: 4:0.5,6:0.5.")] = "",
+    device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
+):
+    """Write the chosen epoch to models/, ready for A1111, Forge, ComfyUI and diffusers."""
+    from trainer.export import export as export_run
+
+    changes = {"strength": strength, "rank": rank, "dtype": dtype, "merge": parse_merge(merge)}
+    result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device, **changes)
+    console.print(f"Exported [bold]{plain(str(result.path))}[/] ({file_size(result.path)})")
+    console.print(plain(result.verification))
+    console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
+
+
+def parse_merge(text: str) -> list[tuple[int, float]]:
+    """ "4:0.5,6:0.5" -> [(4, 0.5), (6, 0.5)]; empty -> []."""
+    parts = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        epoch, _, weight = part.partition(":")
+        try:
+            parts.append((int(epoch), float(weight)))
+        except ValueError:
+            raise UserError(f"--merge {text}: write epochs with weights, for example 4:0.5,6:0.5.") from None
+    return parts
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="Any LoRA file.")]):
+    """Say what a LoRA file is: family, size, trigger words, settings, and which tools load it."""
+    from trainer import kohya
+
+    for label, value in kohya.describe(file).lines():
+        console.print(f"{label:<18} {plain(value)}")

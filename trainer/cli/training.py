@@ -1,0 +1,115 @@
+"""Training: train, resume, stop, status."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from trainer import presets
+from trainer.cli.app import RunArgument, app
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.run import Run, find_runs
+from trainer.terminal import console, plain, print_plan, print_run, print_runs, training_bar
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(help="A preset's name or file; `lora-studio presets` lists them.")] = "",
+    base: Annotated[str, typer.Option(help="Base model: a .safetensors file, a diffusers folder or a hub id.")] = "",
+    data: Annotated[str, typer.Option(help="The folder with pictures and captions.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the LoRA; the data folder's name if left out.")] = "",
+    trigger: Annotated[str, typer.Option(help="Trigger word; the first tag that all captions share if left out.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: adapter.rank=16.")] = None,
+):
+    """Train a LoRA; every epoch is saved as a finished file."""
+    config = configure(preset, base, data, name, trigger, set_ or [])
+    start(config)
+
+
+def configure(preset: str, base: str, data: str, name: str, trigger: str, overrides: list[str]) -> TrainConfig:
+    """Layer defaults < preset < options, and fill in what follows from the pictures."""
+    from trainer.examples import common_first_tag
+
+    chosen = presets.load(preset).values if preset else {}
+    given = {"model.base": base, "data.folder": data, "name": name, "data.trigger": trigger}
+    said = {path: value for path, value in given.items() if value} | dict(map(presets.parse_override, overrides))
+    config = presets.layer(chosen, said)
+    filled: dict[str, Any] = {}
+    if not config.name and config.data.folder:
+        filled["name"] = Path(config.data.folder).resolve().name
+    if not config.data.trigger and config.data.folder:
+        filled["data.trigger"] = common_first_tag(Path(config.data.folder))
+    return presets.layer(chosen, said, filled)
+
+
+def start(config: TrainConfig) -> Run:
+    """Check, show the plan, make the run folder and train in this process."""
+    from trainer import checks
+    from trainer.examples import load_examples
+
+    examples = load_examples(config.data)
+    problems = checks.check(config, examples)
+    checks.require(problems)
+    print_plan(examples, config)
+    for problem in problems:
+        console.print(f"[yellow]Note[/] {plain(str(problem))}")
+    run = Run.create(config)
+    console.print(f"Run [bold]{plain(str(run.path))}[/]")
+    work(run)
+    return run
+
+
+def work(run: Run) -> None:
+    """Train or resume a run with a progress bar, then say where things are."""
+    from trainer.loop import train as train_run
+
+    with training_bar() as listener:
+        try:
+            train_run(run, listener)
+        except UserError:
+            raise  # said in one sentence, and in the run's status
+        except BaseException:
+            with open(run.path / "train.log", "a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            raise
+    print_run(run)
+    if run.status.state == "finished":
+        console.print(f"Next: [bold]lora-studio evaluate {plain(str(run.path))}[/]")
+
+
+@app.command()
+def resume(run: RunArgument):
+    """Go on with a run that was stopped, killed or interrupted."""
+    found = Run.open(run)
+    if found.status.state == "finished":
+        console.print(f"{plain(found.name)} is finished; there is nothing left to train.")
+        return
+    work(found)
+
+
+@app.command()
+def stop(run: RunArgument):
+    """Ask a run to save and stop at its next step."""
+    found = Run.open(run)
+    if not found.is_locked():
+        console.print(f"{plain(found.name)} is not running ({found.status.state}).")
+        return
+    found.request("stop")
+    console.print(f"{plain(found.name)} will save its state and stop at the next step.")
+
+
+@app.command()
+def status(run: Annotated[str, typer.Argument(help="A run; all runs if left out.")] = ""):
+    """Show the runs, or one of them."""
+    if run:
+        print_run(Run.open(run))
+        return
+    found = find_runs()
+    if not found:
+        console.print("No runs yet. Start one with `lora-studio train`, or see `lora-studio demo`.")
+        return
+    print_runs(found)

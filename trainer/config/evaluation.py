@@ -1,0 +1,60 @@
+"""Settings: how the epochs are rendered for comparison."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trainer.config.declare import Part, setting
+
+
+class EvaluationConfig(Part):
+    """How the epochs are rendered for comparison."""
+
+    prompts: str = setting(
+        "character",
+        label="Prompt set",
+        help="Name of a file in presets/prompts/ or a path to one. Its prompts are the columns of the grid.",
+    )
+    strengths: tuple[Annotated[float, Field(ge=-4, le=4)], ...] = setting(
+        (1.0,),
+        min_length=1,
+        label="Strengths",
+        help="LoRA weights to render, as in <lora:name:0.8>.",
+    )
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = setting(
+        (1,),
+        min_length=1,
+        label="Seeds",
+        help="Each prompt is rendered once for every seed; the same seeds for every epoch, so that pictures compare.",
+    )
+    sampler: str = setting(
+        "Euler a",
+        label="Sampling method",
+        help="A1111's name of the sampler, with or without its schedule type, such as DPM++ 2M Karras.",
+    )
+    steps: int = setting(20, ge=1, le=150, label="Sampling steps", help="20 to 30 for most samplers.")
+    cfg_scale: float = setting(
+        7.0,
+        ge=1,
+        le=30,
+        label="CFG scale",
+        help="How strictly the prompt is followed; 7 is the middle for SD 1.5, 5 for SDXL.",
+    )
+    size: int = setting(
+        0,
+        ge=0,
+        le=2048,
+        multiple_of=8,
+        unit="px",
+        label="Size",
+        help="Side of the rendered pictures where a prompt names none; 0 takes the training resolution.",
+    )
+    batch_size: int = setting(
+        4,
+        ge=1,
+        le=64,
+        label="Render batch",
+        help="Pictures rendered at once. Does not change the pictures, only speed and memory.",
+    )

@@ -1,0 +1,54 @@
+"""Settings: the base model that learns."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trainer.config.declare import Part, setting
+
+
+class ModelConfig(Part):
+    """The base model that learns."""
+
+    base: str = setting(
+        "toybox/sd15",
+        label="Base model",
+        help="A .safetensors checkpoint (SD 1.5 or SDXL), a diffusers folder, a hub id, toybox/sd15 or toybox/sdxl.",
+        kohya="pretrained_model_name_or_path",
+        front=True,
+    )
+    vae: str = setting(
+        "",
+        label="VAE",
+        help="Another VAE file or folder instead of the one inside the base model; empty takes the base's own.",
+        kohya="vae",
+    )
+    clip_skip: int = setting(
+        1,
+        ge=1,
+        le=12,
+        label="Clip skip",
+        help="Which layer of the SD 1.5 text encoder feeds the picture model, counted from the end as A1111 does. "
+        "Use what the base model asks for: 2 for most anime models, 1 for the others. SDXL has its own fixed rule.",
+        kohya="clip_skip",
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = setting(
+        "bf16",
+        label="Precision",
+        help="Arithmetic of the frozen model. bf16 suits RTX 30 and newer; fp16 older cards; fp32 is exact and slow. "
+        "The LoRA's own weights are always trained in float32.",
+        kohya="mixed_precision",
+    )
+    attention: Literal["auto", "sdpa", "xformers"] = setting(
+        "auto",
+        label="Attention",
+        help="auto uses torch's own memory-saving attention (SDPA), which is as fast as xformers on current cards. "
+        "xformers is there for older ones; if it cannot load, SDPA is used and the reason is printed.",
+        kohya=("sdpa", "xformers"),
+    )
+    gradient_checkpointing: bool = setting(
+        False,
+        label="Gradient checkpointing",
+        help="Computes parts of the network twice instead of keeping them: saves much memory and costs some speed.",
+        kohya="gradient_checkpointing",
+    )
