@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -21,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from trainer.toybox import series, words
+from trainer.toybox import oddities, series, words
 from trainer.toybox.train_vae import encode
-from trainer.toybox.training import Course, autocast, device, generators, replace_folder
+from trainer.toybox.training import Course, autocast, cached_pictures, device, generators, replace_folder
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class BaseRecipe:
     """What both bases share. `gamma` is that of min-SNR weighting (Hang et al. 2023)."""
 
     pictures: int = 12000
-    steps: int = 2800
+    odd: int = 8000  # odd creatures, see `oddities`: breadth, so that a LoRA finds something to build on
+    odd_share: float = 0.4
+    steps: int = 4800
     batch: int = 16
     lr: float = 1.2e-3
     ema: float = 0.999
@@ -143,9 +147,7 @@ class Sdxl(nn.Module):
         return hidden * keep[:, None, None], {**added, "text_embeds": added["text_embeds"] * keep[:, None]}
 
     def scheduler(self):
-        return EulerDiscreteScheduler(
-            **NOISE, interpolation_type="linear", timestep_spacing="leading", steps_offset=1
-        )
+        return EulerDiscreteScheduler(**NOISE, interpolation_type="linear", timestep_spacing="leading", steps_offset=1)
 
     def index(self) -> dict:
         return {
@@ -174,7 +176,7 @@ BASES: dict[str, Callable[[], nn.Module]] = {"sd15": Sd15, "sdxl": Sdxl}
 
 
 # Heads of 8 make a step of the SD 1.5-shaped base dear on a CPU, so it takes more and smaller ones.
-RECIPES = {"sd15": BaseRecipe(steps=4800), "sdxl": BaseRecipe(batch=32, lr=1.5e-3)}
+RECIPES = {"sd15": BaseRecipe(steps=9000), "sdxl": BaseRecipe(batch=32, lr=1.5e-3)}
 
 
 def new_base(name: str, recipe: BaseRecipe) -> nn.Module:
@@ -194,14 +196,22 @@ def tokenize(name: str, captions: list[str]) -> list[torch.Tensor]:
 
 
 def cached_latents(work: Path, vae_folder: Path, recipe: BaseRecipe) -> torch.Tensor:
-    """Scaled latents of the training pictures, [n, 4, 16, 16], kept with the encoder's mark in their name."""
+    """Scaled latents of the scenes, then of the odd creatures, [n, 4, 16, 16].
+
+    Kept in the work folder with the encoder's mark in their names.
+    """
     vae = AutoencoderKL.from_pretrained(str(vae_folder), torch_dtype=torch.float32).to(device())
-    path = work / f"latents-{recipe.pictures}-{_encoder_mark(vae)}.pt"
+    odd = cached_pictures(work / f"odd-{recipe.odd}.npy", oddities.picture, recipe.odd)
+    kinds = {"latents": series.scene_pictures(work)[: recipe.pictures], "odd-latents": odd}
+    return torch.cat([_latents(vae, pictures, work, name) for name, pictures in kinds.items()])
+
+
+def _latents(vae: AutoencoderKL, pictures: np.ndarray, work: Path, name: str) -> torch.Tensor:
+    path = work / f"{name}-{len(pictures)}-{_encoder_mark(vae)}.pt"
     if not path.exists():
-        pictures = series.scene_pictures(work)[: recipe.pictures]
         with autocast():
             latents = encode(vae, pictures).float() * vae.config.scaling_factor
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")  # both bases may be asking at once
         torch.save(latents.half().cpu(), part)
         part.rename(path)
     return torch.load(path, map_location=device()).float()
@@ -220,18 +230,16 @@ def snr_weight(scheduler: DDPMScheduler, timesteps: torch.Tensor, gamma: float) 
     return snr.clamp(max=gamma) / snr
 
 
-def base_loss(
-    base: nn.Module, latents: torch.Tensor, scheduler: DDPMScheduler, recipe: BaseRecipe, step: int
-):
+def base_loss(base: nn.Module, latents: torch.Tensor, scheduler: DDPMScheduler, recipe: BaseRecipe, step: int):
     """The weighted error of the predicted noise over one batch of pictures, captions and timesteps."""
     rng, noise_rng = generators(recipe.seed, step)
-    chosen = rng.integers(0, len(latents), recipe.batch)
-    captions = [words.training_caption(series.scene_number(int(i))[0], rng) for i in chosen]
+    odd = rng.random(recipe.batch) < recipe.odd_share
+    chosen = rng.integers(0, np.where(odd, recipe.odd, recipe.pictures))
+    captions = [_caption(int(index), bool(strange), rng) for index, strange in zip(chosen, odd, strict=True)]
+    chosen += recipe.pictures * odd
     clean = latents[torch.from_numpy(chosen).to(latents.device)]
     noise = torch.randn(clean.shape, generator=noise_rng).to(clean)
-    noise += recipe.noise_offset * torch.randn((len(clean), clean.shape[1], 1, 1), generator=noise_rng).to(
-        clean
-    )
+    noise += recipe.noise_offset * torch.randn((len(clean), clean.shape[1], 1, 1), generator=noise_rng).to(clean)
     timesteps = torch.randint(0, 1000, (len(clean),), generator=noise_rng).to(clean.device)
     blanked = torch.tensor([not caption and rng.random() < 0.5 for caption in captions], device=clean.device)
     with autocast():
@@ -240,6 +248,12 @@ def base_loss(
         predicted = base.unet(noisy, timesteps, hidden, added_cond_kwargs=added).sample.float()
     error = (predicted - noise).square().mean(dim=(1, 2, 3))
     return (error * snr_weight(scheduler, timesteps, recipe.gamma)).mean()
+
+
+def _caption(index: int, odd: bool, rng: np.random.Generator) -> str:
+    if odd:
+        return oddities.caption(index, rng)
+    return words.training_caption(series.scene_number(index)[0], rng)
 
 
 def train_base(
