@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from trainer.toybox import PICTURES
 from trainer.toybox.heldback import HELD_BACK
-from trainer.toybox.world import Scene, random_scene
+from trainer.toybox.world import CHOICES, HAT_COLORS, Scene
 
 COUNT, PIXELS, SEED = 12, 256, 20
 
 
 def scenes_of(name: str) -> list[Scene]:
-    """The scenes behind a folder's pictures, in order: what a picture's caption could say."""
+    """The scenes behind a folder's pictures, in order: what a picture's caption could say.
+
+    A good training set shows every pose and expression more than once: each attribute takes its values as evenly as
+    twelve pictures allow, in an order of its own.
+    """
     rng = np.random.default_rng((SEED, list(HELD_BACK).index(name)))
-    return [random_scene(rng) for _ in range(COUNT)]
+    columns = {attribute: rng.permutation(np.resize(values, COUNT)).tolist() for attribute, values in CHOICES.items()}
+    scenes = [Scene(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    return [_hat_stands_out(scene) for scene in scenes]
+
+
+def _hat_stands_out(scene: Scene) -> Scene:
+    if scene.hat_color != scene.body_color:
+        return scene
+    return replace(scene, hat_color=next(color for color in HAT_COLORS if color != scene.body_color))
 
 
 def draw_pictures() -> None:
