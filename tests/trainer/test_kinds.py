@@ -337,3 +337,20 @@ def test_files_of_other_axes_and_kinds_are_refused(model):
 def test_what_does_not_go_together_is_said(values, path):
     found = [problem for problem in checks.check(presets.layer(values), []) if problem.severity == "error"]
     assert [problem.setting for problem in found] == [path]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_lora_for_sd2_loads_in_diffusers_and_says_what_it_is_for(folders, tmp_path):
+    from test_kohya import CONFIG, facts
+
+    model, other = (families.load(str(folders["sd2"])) for _ in range(2))
+    adapter = Adapter.attach(model, config_of("lora"), seed=0)
+    metadata = kohya.training_metadata(CONFIG, facts("sd2", prediction_type=model.prediction_type))
+    file = kohya.write(tmp_path / "lora.safetensors", learned(adapter), metadata)
+    assert metadata["ss_base_model_version"] == "sd_v2_v" and metadata["ss_v2"] == "True"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v2-768-v/lora"
+    assert kohya.describe(file).family.startswith("SD 2.x")
+    tiny.pipeline(other).load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    (expected, words), (found, other_words) = outputs(model), outputs(other)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert torch.allclose(words.hidden, other_words.hidden, atol=1e-5)

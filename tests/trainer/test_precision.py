@@ -4,6 +4,7 @@ import pytest
 import torch
 import trainees
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from test_adapters import outputs
 from test_kinds import config_of, learned
 
@@ -21,6 +22,7 @@ def trainer(tmp_path, folders, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(family="sd15", **changes):
+        AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision, but for tests
         run = trainees.make_run(tmp_path, folders[family], adapter__text_encoder=False, loop__epochs=1, **changes)
         mixed = {"fp32": "no"}.get(run.config.model.precision, run.config.model.precision)
         return Trainer(run, run.config, Accelerator(mixed_precision=mixed), Recorder(run), set())

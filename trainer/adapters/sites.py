@@ -32,15 +32,11 @@ class Site:
     rank: int
     scale: float  # of ΔW at full strength
     alpha: float  # as the file has it: other tools take alpha / rank for the scale
+    fold: float = 1.0  # what the file's matrices hold beyond ours, because its alpha does not say it
 
     @property
     def maker(self) -> Kind:
         return KINDS[self.kind]
-
-    @property
-    def fold(self) -> float:
-        """What the file's matrices hold beyond ours, because its alpha cannot say it."""
-        return self.scale * self.rank / self.alpha
 
 
 # ── of a run ────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,18 +79,20 @@ def _site(config: AdapterConfig, component: str, path: str, key: str, block: str
         alpha = config.conv_alpha or config.alpha / config.rank * rank
     own_rank = blocks.parse(config.block_ranks, "adapter.block_ranks").get(block)
     own_alpha = blocks.parse(config.block_alphas, "adapter.block_alphas").get(block)
-    if own_rank is not None:
+    linear = config.rank if own_rank is None else own_rank
+    if linear != config.rank:
         # Convolutions keep their proportion to the rest of the block.
-        size = round(own_rank * rank / config.rank)
-        rank, alpha = max(1, size) if own_rank else 0, alpha / rank * size
-    if own_alpha is not None:
-        alpha = own_alpha * (alpha / (config.alpha / config.rank * rank) if wide and rank else 1)
+        size = max(1, round(linear * rank / config.rank)) if linear else 0
+        rank, alpha = size, alpha / rank * size
+    if own_alpha is not None and linear:
+        alpha *= own_alpha / (config.alpha / config.rank * linear)
     if not rank or not alpha:
         return None
     scale = alpha / (math.sqrt(rank) if config.rslora else rank)
-    stored = rank if KINDS[config.kind].unit_scale else scale * rank
     kind = "lora" if config.kind == "locon" else config.kind
-    return Site(component, path, key, block, kind, rank, scale, stored)
+    if KINDS[kind].unit_scale:
+        return Site(component, path, key, block, kind, rank, scale, float(rank), scale)
+    return Site(component, path, key, block, kind, rank, scale, scale * rank)
 
 
 def _is_target(targets: str, path: str) -> bool:
@@ -161,7 +159,7 @@ def sites_of(model: BaseModel, tensors: dict[str, Tensor]) -> list[Site]:
         alpha = float(own["alpha"]) if "alpha" in own else float(rank or 1)
         block = model.family.block(component, path, model.unet)
         scale = alpha / rank if rank else 1.0
-        sites.append(Site(component, path, name, block, kind, rank or 1, scale, alpha if rank else 1.0))
+        sites.append(Site(component, path, name, block, kind, rank or 1, scale, alpha))
     order = {key: index for index, key in enumerate(places)}
     return sorted(sites, key=lambda site: order[site.key])
 

@@ -108,11 +108,15 @@ def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_network_alpha": config.adapter.alpha,
         "ss_network_dropout": config.adapter.dropout or None,
         "ss_network_args": _network_args(config),
-        "ss_v2": False,
-        "ss_base_model_version": facts.family.base_model_version,
+        "ss_v2": facts.family.name == "sd2",
+        "ss_base_model_version": facts.family.base_model_version + ("_v" if _is_v2_v(facts) else ""),
         "ss_clip_skip": config.model.clip_skip if facts.family.max_clip_skip > 1 else None,
         "ss_max_token_length": None,
     }
+
+
+def _is_v2_v(facts: Facts) -> bool:
+    return facts.family.name == "sd2" and facts.prediction_type == "v_prediction"
 
 
 def _network_args(config: TrainConfig) -> dict[str, Any]:
@@ -222,7 +226,7 @@ def _modelspec(config: TrainConfig, facts: Facts) -> Metadata:
     xl = facts.family.name == "sdxl"
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": facts.family.modelspec_architecture,
+        "architecture": _architecture(facts),
         # What sd-scripts writes for each: SDXL's modules have SGM's names, SD 1.5's have diffusers'.
         "implementation": "https://github.com/Stability-AI/generative-models" if xl else "diffusers",
         "title": config.name,
@@ -231,9 +235,15 @@ def _modelspec(config: TrainConfig, facts: Facts) -> Metadata:
         "prediction_type": {"v_prediction": "v"}.get(facts.prediction_type, facts.prediction_type),
         "trigger_phrase": config.data.trigger,
         "timestep_range": _timestep_range(config),
-        "encoder_layer": "" if xl else str(config.model.clip_skip),
+        "encoder_layer": "" if facts.family.max_clip_skip == 1 else str(config.model.clip_skip),
     }
     return {f"modelspec.{key}": value for key, value in values.items() if value}
+
+
+def _architecture(facts: Facts) -> str:
+    if facts.family.name == "sd2" and not _is_v2_v(facts):
+        return "stable-diffusion-v2-512/lora"
+    return facts.family.modelspec_architecture
 
 
 def _timestep_range(config: TrainConfig) -> str:
