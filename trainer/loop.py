@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -139,18 +138,9 @@ class Trainer:
         return adapter
 
     def _optimizer(self):
-        """Weights of one learning rate make one group: the UNet and each text encoder, by block and by matrix where
-        those differ."""
         settings = self.config.optimizer
-        groups: dict[tuple[str, float], dict] = {}
-        for (component, block, upper), weights in self.adapter.groups().items():
-            rate = self.config.learning_rate(component, block) * (settings.lora_plus_ratio if upper else 1)
-            group = groups.setdefault((component, rate), {"params": [], "lr": rate, "base_lr": rate})
-            group["params"] += weights
-        for component, names in groupby(groups, key=lambda entry: entry[0]):
-            for number, key in enumerate(names):
-                groups[key]["name"] = component + (f".{number + 1}" if number else "")
-        return self.accelerator.prepare(optimizers.build(settings.name, list(groups.values()), settings.args))
+        groups = optimizers.grouped(self.adapter.groups(), self.config.learning_rate, settings.lora_plus_ratio)
+        return self.accelerator.prepare(optimizers.build(settings.name, groups, settings.args))
 
     def _restore(self) -> Position:
         state = load_state(self.run.path / "state")

@@ -354,3 +354,21 @@ def test_a_lora_for_sd2_loads_in_diffusers_and_says_what_it_is_for(folders, tmp_
     (expected, words), (found, other_words) = outputs(model), outputs(other)
     assert torch.allclose(found, expected, atol=1e-4)
     assert torch.allclose(words.hidden, other_words.hidden, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dora", "lokr"])
+def test_a_run_of_this_kind_is_saved_rendered_and_exported(kind, folders, tmp_path, monkeypatch):
+    import trainees
+
+    from trainer.export import export
+    from trainer.loop import train
+
+    monkeypatch.chdir(tmp_path)
+    small = {"evaluation.size": 64, "evaluation.steps": 1, "loop.epochs": 1}
+    run = trainees.make_run(tmp_path, folders["sd15"], **small, **{"adapter.kind": kind, "adapter.conv_rank": 2})
+    train(run)
+    done = export(run, 1, to=tmp_path / "models")
+    assert "Rendered once to check that it loads" in done.verification
+    file = kohya.read(done.path)
+    assert {key.partition(".")[2] for key in file.tensors} == NAMES[kind]
+    assert file.metadata["ss_network_module"] == "lycoris.kohya"

@@ -49,14 +49,13 @@ class OptimizerConfig(Part):
         le=10,
         label="Learning rate (second text)",
         help="For SDXL's second, larger text encoder. -1 takes the rate of the first, 0 leaves the second as it is.",
-        kohya="text_encoder_lr2",
+        kohya="learning_rate_te2",
     )
     block_learning_rates: str = setting(
         "",
         label="Learning rate by block",
         help="Factors on the UNet's learning rate, as in: IN01-IN05=0.5, OUT03-OUT11=1. 0 leaves a block out, blocks "
-        "not named have 1. Also kohya's list of 25 numbers, or of 23 for SDXL.",
-        kohya="block_lr_weight",
+        "not named have 1. Also a list of 25 numbers: kohya's down, mid and up weights in a row.",
     )
     lora_plus_ratio: float = setting(
         1.0,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from trainer import blocks
 from trainer.config import TrainConfig
 from trainer.kohya.file import Metadata
 
@@ -132,7 +133,7 @@ def _network_args(config: TrainConfig) -> dict[str, Any]:
         "rs_lora": adapter.rslora,
         "block_dims": adapter.block_ranks,
         "block_alphas": adapter.block_alphas,
-        "block_lr_weight": config.optimizer.block_learning_rates,
+        **_block_rates(config),
         "rank_dropout": adapter.rank_dropout,
         "module_dropout": adapter.module_dropout,
         "loraplus_lr_ratio": config.optimizer.lora_plus_ratio if config.optimizer.lora_plus_ratio > 1 else 0,
@@ -142,6 +143,16 @@ def _network_args(config: TrainConfig) -> dict[str, Any]:
     elif adapter.kind == "dora":
         values["wd_on_output"] = "False"  # the axis of its magnitudes
     return {key: str(value) for key, value in values.items() if value}
+
+
+def _block_rates(config: TrainConfig) -> dict[str, str]:
+    """sd-scripts' three lists; what is not named has 1."""
+    factors = blocks.parse(config.optimizer.block_learning_rates, "optimizer.block_learning_rates")
+    if not factors:
+        return {}
+    listed = [f"{factors.get(name, 1):g}" for name in blocks.NAMES]
+    parts = {"down": listed[:12], "mid": listed[12:13], "up": listed[13:]}
+    return {f"{side}_lr_weight": ",".join(values) for side, values in parts.items()}
 
 
 def _about_loss(config: TrainConfig) -> dict[str, Any]:
