@@ -13,7 +13,7 @@ class ModelConfig(Part):
     base: str = setting(
         "toybox/sd15",
         label="Base model",
-        help="A .safetensors checkpoint (SD 1.5, SD 2.x, SDXL), a diffusers folder, a hub id, toybox/sd15 or toybox/sdxl.",
+        help="A .safetensors checkpoint (SD 1.5, 2.x, SDXL), a diffusers folder, a hub id, toybox/sd15 or toybox/sdxl.",
         kohya="pretrained_model_name_or_path",
         front=True,
     )
