@@ -92,7 +92,8 @@ class Trainer:
             model.to(device)
         if settings.no_half_vae:
             model.vae.float()
-        environment.use_attention(model.unet, settings.attention)
+        if said := environment.use_attention(model.unet, settings.attention):
+            self.recorder.state("preparing", said)
         if settings.gradient_checkpointing:
             environment.use_checkpointing(model, self.config.trains_any(model.family.text_components))
         if self.accelerator.is_main_process:

@@ -25,6 +25,8 @@ def nf4(layer: nn.Linear, device: torch.device) -> nn.Module:
     packed = Linear4bit(layer.in_features, layer.out_features, bias, dtype, quant_type="nf4", device="meta")
     packed.weight = Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4").to(device)
     packed.bias = _bias(layer, device)
+    # A CPU would repack the weight for itself at the first answer without gradients, and could not unpack it again.
+    packed.support_avx512bf16_for_cpu = False
     return packed
 
 

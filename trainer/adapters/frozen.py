@@ -12,9 +12,14 @@ def weight_of(layer: nn.Module) -> Tensor:
     """A layer's weight as numbers: bitsandbytes' 4- and 8-bit layers and our 8-bit floats are unpacked."""
     if hasattr(layer, "unpacked"):
         return layer.unpacked()
-    from peft.utils.integrations import dequantize_module_weight
+    kind = type(layer.weight).__name__
+    if kind == "Int8Params":
+        return layer.state.CB.float() * (layer.state.SCB.float()[:, None] / 127)
+    if kind == "Params4bit":
+        from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_module_weight(layer)
+        return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return layer.weight
 
 
 def shape_of(layer: nn.Module) -> tuple[int, ...]:
