@@ -61,6 +61,10 @@ def unused_by_this_kind(config: TrainConfig, examples: list[Example]) -> Iterato
     if optimizer.lora_plus_ratio > 1 and not pairs:
         reason = f"{adapter.kind} has no upper and lower matrix to tell apart."
         yield Problem("optimizer.lora_plus_ratio", "error", reason, 1)
+    if config.model.compile and (not pairs or adapter.module_dropout):
+        what = "module dropout" if pairs else adapter.kind
+        reason = f"{what} throws dice in every layer, and compiled code stops for each: little is gained."
+        yield Problem("model.compile", "warning", reason, "false")
     if config.model.quantize == "nf4" and not pairs:
         reason = f"{adapter.kind} needs the base's weights whole; fp8 and int8 keep their shape."
         yield Problem("model.quantize", "error", reason, "fp8")

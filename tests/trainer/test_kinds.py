@@ -339,6 +339,12 @@ def test_what_does_not_go_together_is_said(values, path):
     assert [problem.setting for problem in found] == [path]
 
 
+def test_compiling_what_stops_at_every_layer_is_warned_of():
+    for values, expected in (({"adapter.kind": "lokr"}, 1), ({"adapter.module_dropout": 0.1}, 1), ({}, 0)):
+        found = checks.check(presets.layer({"model.compile": True, **values}), [])
+        assert sum(problem.setting == "model.compile" for problem in found) == expected
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_lora_for_sd2_loads_in_diffusers_and_says_what_it_is_for(folders, tmp_path):
     from test_kohya import CONFIG, facts
