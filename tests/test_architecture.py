@@ -9,14 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo", "vote"}
+CONTRACT |= {"pnginfo", "vote", "blocks"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
-COMPONENTS |= {"grid", "report", "recommend", "environment"}
+COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
-STORIES |= {"explain", "voting"}
+STORIES |= {"explain", "voting", "averages"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
+    ("adapters", "kohya"): "a file of another rank is fitted with the algebra of files",
     ("kohya", "families"): "names and shapes of a family's modules, for types and for telling files apart",
     ("report", "grid"): "the report is the grid in another form: same table",
     ("report", "metrics"): "labels of the scores",

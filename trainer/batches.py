@@ -179,7 +179,7 @@ class CaptionEncoder:
         self.model, self.clip_skip = model, config.model.clip_skip
         # All captions are padded to the same number of 75-token chunks, so that any batch can be stacked.
         self.chunks = model.family.chunks_needed(model, [example.caption for example in examples])
-        self.trains = config.adapter.text_encoder
+        self.trains = config.trains_any(model.family.text_components)
         self._cached: dict[str, Conditioning] = {}
         if not self.trains and not config.data.shuffle_tags:
             self._fill([example.caption for example in examples] + [""], folder)

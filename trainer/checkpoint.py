@@ -1,4 +1,5 @@
-"""What an exact resume needs, written whole: the adapter in float32, the optimizer's state and the position."""
+"""What an exact resume needs, written whole: the adapter and its average in float32, the optimizer's state and the
+position."""
 
 from __future__ import annotations
 
@@ -21,9 +22,17 @@ class Position:
     step: int = 0
 
 
-def save_state(folder: Path, position: Position, adapter: dict, optimizer: dict, scaler: dict | None) -> Path:
+def save_state(
+    folder: Path,
+    position: Position,
+    adapter: dict,
+    optimizer: dict,
+    scaler: dict | None,
+    average: dict | None,
+) -> Path:
     """One file, renamed into place: a kill leaves the state before or the state after, never half of one."""
-    state = {"position": asdict(position), "adapter": adapter, "optimizer": optimizer, "scaler": scaler}
+    weights = {"adapter": adapter, "optimizer": optimizer, "scaler": scaler, "average": average}
+    state = {"position": asdict(position), **weights}
     return write_with(Path(folder) / "state.pt", lambda path: torch.save(state, path))
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from trainer import blocks
 from trainer.config import TrainConfig
 from trainer.errors import UserError, nearest
 from trainer.examples import Example
@@ -30,10 +32,81 @@ Rule = Callable[[TrainConfig, list[Example]], Iterator[Problem]]
 
 
 def alpha_above_rank(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
-    rank, alpha = config.adapter.rank, config.adapter.alpha
-    if alpha > rank:
+    settings = config.adapter
+    rank, alpha = settings.rank, settings.alpha
+    if settings.rslora and alpha > rank**0.5:
+        reason = f"with rslora alpha {alpha:g} at dim {rank} scales the LoRA up by {alpha / rank**0.5:.2g}."
+        yield Problem("adapter.alpha", "warning", reason, f"{rank**0.5 / 2:.2g}")
+    elif alpha > rank:
         reason = f"alpha {alpha:g} is above dim {rank}, which scales the LoRA up by {alpha / rank:g} and burns it."
         yield Problem("adapter.alpha", "error", reason, f"{rank / 2:g}")
+    if settings.conv_alpha > (settings.conv_rank or rank) and not settings.rslora:
+        reason = f"convolution alpha {settings.conv_alpha:g} is above its dim {settings.conv_rank or rank}."
+        yield Problem("adapter.conv_alpha", "error", reason, f"{(settings.conv_rank or rank) / 2:g}")
+
+
+def unused_by_this_kind(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    """Settings that the chosen kind of adapter has no use for: nothing is set in vain."""
+    adapter, optimizer = config.adapter, config.optimizer
+    plain, pairs = adapter.kind in ("lora", "locon"), adapter.kind in ("lora", "locon", "dora")
+    if adapter.conv_rank and adapter.kind == "lora":
+        yield Problem("adapter.conv_rank", "error", "lora trains no 3×3 convolutions; set adapter.kind=locon.", 0)
+    if adapter.conv_alpha and not adapter.conv_rank and adapter.kind != "locon":
+        yield Problem("adapter.conv_alpha", "error", "no convolutions are trained without a convolution dim.", 0)
+    if adapter.lokr_factor and adapter.kind != "lokr":
+        yield Problem("adapter.lokr_factor", "error", f"{adapter.kind} has no factor, only lokr has.", 0)
+    if adapter.dropout and not pairs:
+        reason = f"{adapter.kind} has no place for it; rank_dropout and module_dropout work."
+        yield Problem("adapter.dropout", "error", reason, 0)
+    if optimizer.lora_plus_ratio > 1 and not pairs:
+        reason = f"{adapter.kind} has no upper and lower matrix to tell apart."
+        yield Problem("optimizer.lora_plus_ratio", "error", reason, 1)
+    if config.model.compile and (not pairs or adapter.module_dropout):
+        what = "module dropout" if pairs else adapter.kind
+        reason = f"{what} throws dice in every layer, and compiled code stops for each: little is gained."
+        yield Problem("model.compile", "warning", reason, "false")
+    if config.model.quantize == "nf4" and not pairs:
+        reason = f"{adapter.kind} needs the base's weights whole; fp8 and int8 keep their shape."
+        yield Problem("model.quantize", "error", reason, "fp8")
+    if adapter.start_resize and not plain:
+        yield Problem("adapter.start_resize", "error", f"a {adapter.kind} cannot be cut to another dim.", "false")
+    if adapter.start_resize and not adapter.start_from:
+        yield Problem("adapter.start_resize", "warning", "there is no adapter.start_from to fit.", "false")
+
+
+def unreadable_blocks(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    for path, text in {
+        "adapter.block_ranks": config.adapter.block_ranks,
+        "adapter.block_alphas": config.adapter.block_alphas,
+        "optimizer.block_learning_rates": config.optimizer.block_learning_rates,
+    }.items():
+        try:
+            values = blocks.parse(text, path)
+        except UserError as error:
+            yield Problem(path, "error", str(error).removeprefix(f"{path}: "))
+            continue
+        if path == "adapter.block_ranks" and any(value % 1 for value in values.values()):
+            yield Problem(path, "error", f"a dim is a whole number; {text!r} has another.")
+
+
+def full_bf16_without_bf16(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    if config.model.full_bf16 and config.model.precision != "bf16":
+        reason = f"the LoRA's weights cannot be bf16 while the base computes in {config.model.precision}."
+        yield Problem("model.precision", "error", reason, "bf16")
+
+
+def missing_start(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    file = config.adapter.start_from
+    if file and not Path(file).expanduser().is_file():
+        yield Problem("adapter.start_from", "error", f"there is no file {file}.")
+
+
+def average_of_averages(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    from trainer.optimizers import OPTIMIZERS
+
+    name = config.optimizer.name
+    if config.loop.ema_decay and hasattr(OPTIMIZERS.get(name), "averages"):
+        yield Problem("loop.ema_decay", "error", f"{name} already saves an average of its weights.", 0)
 
 
 def learning_rate_of_one(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
@@ -49,17 +122,35 @@ def learning_rate_of_one(config: TrainConfig, examples: list[Example]) -> Iterat
         elif not adapts and rate >= 0.5:
             reason = f"{rate:g} destroys the model within a few steps: {name} takes the rate as it is."
             yield Problem(path, "error", reason, "1e-4")
+    one = f"{name} finds one rate for everything it trains, so all learning rates must be the same."
     if adapts and len(set(_rates(config).values())) > 1:
-        reason = f"{name} finds one rate for everything it trains, so all learning rates must be the same."
-        yield Problem("optimizer.text_encoder_learning_rate", "error", reason, f"{config.optimizer.learning_rate:g}")
+        path = next(path for path, rate in _rates(config).items() if rate != config.optimizer.learning_rate)
+        yield Problem(path, "error", one, f"{config.optimizer.learning_rate:g}")
+    if adapts and config.optimizer.lora_plus_ratio > 1:
+        yield Problem("optimizer.lora_plus_ratio", "error", one, 1)
+    if adapts and any(factor not in (0, 1) for factor in _factors(config)):
+        yield Problem("optimizer.block_learning_rates", "error", one)
 
 
 def _rates(config: TrainConfig) -> dict[str, float]:
     """The learning rates that this run uses, by the path of their setting."""
-    rates = {"optimizer.learning_rate": config.optimizer.learning_rate}
-    if config.adapter.text_encoder:
-        rates["optimizer.text_encoder_learning_rate"] = config.optimizer.text_encoder_learning_rate
-    return rates
+    paths = {
+        "optimizer.learning_rate": config.optimizer.learning_rate,
+        "optimizer.text_encoder_learning_rate": config.learning_rate("text_encoder"),
+        "optimizer.text_encoder_2_learning_rate": config.learning_rate("text_encoder_2"),
+    }
+    if config.optimizer.text_encoder_2_learning_rate < 0:
+        del paths["optimizer.text_encoder_2_learning_rate"]
+    return {path: rate for path, rate in paths.items() if rate > 0}
+
+
+def _factors(config: TrainConfig) -> list[float]:
+    """Of the blocks' learning rates; none when they cannot be read, which another rule says."""
+    try:
+        path = "optimizer.block_learning_rates"
+        return list(blocks.parse(config.optimizer.block_learning_rates, path).values())
+    except UserError:
+        return []
 
 
 def schedule_beside_averaging(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
@@ -138,6 +229,11 @@ def large_crops(config: TrainConfig, examples: list[Example]) -> Iterator[Proble
 
 RULES: list[Rule] = [
     alpha_above_rank,
+    unused_by_this_kind,
+    unreadable_blocks,
+    full_bf16_without_bf16,
+    missing_start,
+    average_of_averages,
     learning_rate_of_one,
     unknown_optimizer,
     unreadable_optimizer_arguments,

@@ -96,6 +96,22 @@ def use_attention(unet, name: str) -> str:
     return ""
 
 
+def use_compile(unet) -> str:
+    """Let torch.compile build the UNet's code. Returns the sentence to print when it cannot, else nothing.
+
+    Each picture size is compiled for itself: which sizes came first must not decide how later ones are computed,
+    or a resumed run would differ in its last bits.
+    """
+    try:
+        torch.compile(lambda x: (x * 2).sin())(torch.ones(2, device=unet.device))
+    except Exception as error:  # no compiler, no Triton, an unwritable cache: its parts raise what they like
+        lines = str(error).strip().splitlines()
+        return f"torch.compile cannot be used ({lines[0] if lines else type(error).__name__}); training without it."
+    torch._dynamo.config.recompile_limit = 256
+    unet.compile(dynamic=False)
+    return ""
+
+
 def use_checkpointing(model, text_encoder: bool) -> None:
     """Recompute activations in the backward pass instead of keeping them."""
     model.unet.enable_gradient_checkpointing()

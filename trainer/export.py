@@ -255,7 +255,7 @@ def _apart(picture, other) -> float:
 def _write_cards(path: Path, run: Run, recipe: Recipe, metadata: kohya.Metadata) -> None:
     """NAME.json for A1111 and Forge, NAME.civitai.info for ComfyUI managers."""
     config = run.config
-    version = "SDXL" if metadata["ss_base_model_version"].startswith("sdxl") else "SD1"
+    version = {"sdxl_": "SDXL", "sd_v2": "SD2"}.get(metadata["ss_base_model_version"][:5], "SD1")
     what = recipe.words()
     about = f"{what[0].upper()}{what[1:]} of {config.name}, trained with LoRA Studio on {config.model.base}."
     card = {
@@ -270,7 +270,7 @@ def _write_cards(path: Path, run: Run, recipe: Recipe, metadata: kohya.Metadata)
     civitai = {
         "name": path.stem,
         "description": about,
-        "baseModel": {"SD1": "SD 1.5", "SDXL": "SDXL 1.0"}[version],
+        "baseModel": {"SD1": "SD 1.5", "SD2": "SD 2.1", "SDXL": "SDXL 1.0"}[version],
         "trainedWords": [config.data.trigger] if config.data.trigger else [],
         "model": {"name": config.name, "type": "LORA"},
     }

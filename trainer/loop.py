@@ -6,6 +6,8 @@ stop, and everything random is drawn from (seed, epoch, place), so the resumed r
 
 from __future__ import annotations
 
+import gc
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import checks, environment, families, kohya, losses, optimizers, schedules
-from trainer.adapters import Adapter
+from trainer import checks, environment, families, kohya, losses, optimizers, quantize, schedules
+from trainer.adapters import Adapter, start_from
+from trainer.averages import Average
 from trainer.batches import Batch, Batches, CaptionEncoder, cache_latents
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
@@ -49,9 +52,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
 class Trainer:
     """Everything a run holds while it trains."""
 
-    def __init__(
-        self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]
-    ):
+    def __init__(self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]):
         self.run, self.config, self.accelerator, self.recorder = run, config, accelerator, recorder
         self.signals = signals
         self.started = time.time()
@@ -60,9 +61,10 @@ class Trainer:
         latents = cache_latents(self.model, self.examples, CACHE, recorder.preparing)
         self.encode = CaptionEncoder(self.model, config, self.examples, CACHE)
         self.batches = Batches(config, self.examples, latents)
-        self.adapter = Adapter.attach(self.model, config.adapter, seed=config.loop.seed)
+        self.adapter = self._adapter()
         self._release_unused()
         self.optimizer = self._optimizer()
+        self.average = Average(self.adapter, config.loop.ema_decay)
         self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
         self._pending: tuple[int, dict[str, float], Tensor] | None = None
@@ -82,20 +84,31 @@ class Trainer:
         settings = self.config.model
         self.recorder.state("preparing", f"Loading {settings.base}")
         device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
-        model = families.load(settings.base, dtype=dtype, device=device, vae=settings.vae)
-        environment.use_attention(model.unet, settings.attention)
+        if settings.quantize == "none":
+            model = families.load(settings.base, dtype=dtype, device=device, vae=settings.vae)
+        else:
+            model = families.load(settings.base, dtype=dtype, vae=settings.vae)
+            quantize.pack(model.unet, settings.quantize, device)
+            model.to(device)
+        if settings.no_half_vae:
+            model.vae.float()
+        if said := environment.use_attention(model.unet, settings.attention):
+            self.recorder.state("preparing", said)
         if settings.gradient_checkpointing:
-            environment.use_checkpointing(model, self.config.adapter.text_encoder)
+            environment.use_checkpointing(model, self.config.trains_any(model.family.text_components))
         if self.accelerator.is_main_process:
             write_json(self.run.path / "environment.json", environment.describe(model, device))
         return model
 
     def _release_unused(self) -> None:
         """The VAE has done its work once the latents are cached; so have text encoders that answer from a cache."""
-        self.model.vae.to("cpu")
+        self.model.vae.to("meta")
         if self.encode.is_cached:
             for encoder in self.model.text_encoders:
-                encoder.to("cpu")
+                encoder.to("meta")
+        gc.collect()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
@@ -108,13 +121,26 @@ class Trainer:
             )
         return zero_terminal_snr(self.model.alphas_cumprod)
 
+    def _adapter(self) -> Adapter:
+        settings = self.config.adapter
+        adapter = Adapter.attach(
+            self.model,
+            settings,
+            seed=self.config.loop.seed,
+            trains=lambda component, block: self.config.learning_rate(component, block) > 0,
+            dtype=torch.bfloat16 if self.config.model.full_bf16 else torch.float32,
+        )
+        if settings.start_from:
+            path = Path(settings.start_from).expanduser()
+            said = start_from(adapter, kohya.read(path).tensors, path, resize=settings.start_resize)
+            self.recorder.state("preparing", said)
+        if self.config.model.compile and (said := environment.use_compile(self.model.unet)):
+            self.recorder.state("preparing", said)
+        return adapter
+
     def _optimizer(self):
         settings = self.config.optimizer
-        groups = []
-        for component in self.adapter.components:
-            rate = settings.learning_rate if component == "unet" else settings.text_encoder_learning_rate
-            parameters = self.adapter.parameters(component)
-            groups.append({"params": parameters, "lr": rate, "base_lr": rate, "name": component})
+        groups = optimizers.grouped(self.adapter.groups(), self.config.learning_rate, settings.lora_plus_ratio)
         return self.accelerator.prepare(optimizers.build(settings.name, groups, settings.args))
 
     def _restore(self) -> Position:
@@ -122,7 +148,8 @@ class Trainer:
         self.optimizer.train()
         if state is None:
             return Position()
-        self.adapter.load(state["adapter"])
+        self.adapter.load_exact(state["adapter"])
+        self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -179,6 +206,7 @@ class Trainer:
         total = torch.zeros((), device=self.accelerator.device)
         for position, indices in group[self.accelerator.process_index :: self.accelerator.num_processes]:
             batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
+            self._seed_dropout(epoch, position)
             loss = self._loss(batch).sum() / examples
             self.accelerator.backward(loss)
             total += loss.detach()
@@ -186,6 +214,10 @@ class Trainer:
         self._settle()
         self._pending = (self.position.step + 1, {"epoch": epoch + 1, **rates}, self._sum(total))
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
+
+    def _seed_dropout(self, epoch: int, position: int) -> None:
+        """The adapter's dropouts draw from torch's own generators: on a resume they must draw the same again."""
+        torch.manual_seed(random.Random(f"{self.config.loop.seed}/{epoch}/{position}/dropout").getrandbits(63))
 
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted error of each picture, [B]."""
@@ -214,6 +246,9 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.config.adapter.scale_weight_norms > 0:
+            self.adapter.limit_norms(self.config.adapter.scale_weight_norms)
+        self.average.step()
         for group in self.optimizer.param_groups:
             # An optimizer that finds its own rate keeps it in `d`, and multiplies ours with it.
             rates[f"lr/{group['name']}"] = group["lr"] * float(group.get("d", 1))
@@ -246,7 +281,8 @@ class Trainer:
         saved = self.run.epochs()
         kept = f"Epoch {saved[-1].number} is saved and intact." if saved else "No epoch had been saved yet."
         where = f"The loss stopped being a finite number at step {step}. {kept}"
-        if not all(weight.isfinite().all() for weight in self.model.unet.parameters() if not weight.requires_grad):
+        frozen = [weight for weight in self.model.unet.parameters() if not weight.requires_grad and weight.itemsize > 1]
+        if not all(weight.isfinite().all() for weight in frozen):
             return f"{where} The base model {self.config.model.base} itself holds broken weights: get it again."
         if self.config.model.precision == "fp16":
             return f"{where} The base model overflows in fp16: train with model.precision=bf16 (or fp32)."
@@ -271,8 +307,8 @@ class Trainer:
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-            state = self.adapter.tensors(), self.optimizer.state_dict(), scaler
-            save_state(self.run.path / "state", self.position, *state)
+            optimizer, average = self.optimizer.state_dict(), self.average.state()
+            save_state(self.run.path / "state", self.position, self.adapter.exact(), optimizer, scaler, average)
 
     def _save_epoch(self) -> None:
         if not self.accelerator.is_main_process:
@@ -284,12 +320,13 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The weights as they are to be used: an averaging optimizer holds others while it trains.
+        """The weights as they are to be used: with an average, or an averaging optimizer, others are trained.
 
         Those others are put back bit for bit, and not computed back, so saving changes nothing that follows.
         """
         training = self.adapter.exact()
         self.optimizer.eval()
+        self.average.use()
         try:
             yield
         finally:

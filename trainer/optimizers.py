@@ -142,6 +142,25 @@ OPTIMIZERS: dict[str, Member] = {
 }
 
 
+def grouped(
+    parts: dict[tuple[str, str, bool], list], rate: Callable[[str, str], float], lora_plus_ratio: float
+) -> list[dict[str, Any]]:
+    """Parameter groups from an adapter's weights by (component, block, whether upper): what shares a component and a
+    learning rate is one group. A component's further groups are called unet.2, unet.3 …
+
+    LoRA+ (Hayou et al., 2024): the upper matrices learn `lora_plus_ratio` times as fast.
+    """
+    groups: dict[tuple[str, float], dict[str, Any]] = {}
+    for (component, block, upper), weights in parts.items():
+        own = rate(component, block) * (lora_plus_ratio if upper else 1)
+        if (component, own) not in groups:
+            number = 1 + sum(name == component for name, _ in groups)
+            name = component + (f".{number}" if number > 1 else "")
+            groups[component, own] = {"params": [], "lr": own, "base_lr": own, "name": name}
+        groups[component, own]["params"] += weights
+    return list(groups.values())
+
+
 def build(name: str, groups: list[dict], args: str = ""):
     """An optimizer over parameter groups that carry their own `lr`.
 

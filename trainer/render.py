@@ -32,6 +32,8 @@ def load_base(config: TrainConfig, device: str) -> BaseModel:
     require_precision(config.model.precision, device)
     dtype = DTYPES[config.model.precision]
     model = families.load(config.model.base, dtype=dtype, device=device, vae=config.model.vae)
+    if config.model.no_half_vae:
+        model.vae.float()
     use_attention(model.unet, config.model.attention)
     return model
 

@@ -73,6 +73,28 @@ def test_killed_again_and_again(tmp_path, folders, uninterrupted, monkeypatch):
     assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
 
 
+# Every kind of randomness and state that settings of the adapter bring with them.
+ADAPTERS = {
+    "dora": {"adapter.kind": "dora", "adapter.conv_rank": 2, "adapter.dropout": 0.2, "adapter.rank_dropout": 0.2,
+             "adapter.module_dropout": 0.2, "model.gradient_checkpointing": True},
+    "lokr": {"adapter.kind": "lokr", "adapter.rank_dropout": 0.2, "adapter.module_dropout": 0.2,
+             "adapter.scale_weight_norms": 0.05, "adapter.rslora": True},
+    "average": {"loop.ema_decay": 0.9, "optimizer.lora_plus_ratio": 4, "loop.gradient_accumulation": 2,
+                "model.quantize": "fp8", "optimizer.block_learning_rates": "MID=0.5"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapters_dropouts_and_averages_resume_to_the_same_bytes(name, tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole, killed = (trainees.make_run(tmp_path, folders["sd15"], **ADAPTERS[name]) for _ in range(2))
+    assert trainees.train_in_process(whole) == 0
+    # Inside the second epoch: what it goes on from is the state of the first.
+    assert trainees.train_in_process(killed, kill=("os.rename", "moss-000002.safetensors", 1)) == -signal.SIGKILL
+    assert trainees.train_in_process(killed) == 0
+    assert tensors_of(killed) == tensors_of(whole)
+
+
 @pytest.mark.parametrize("how", ["file", signal.SIGINT, signal.SIGTERM])
 def test_stop_saves_at_the_next_step_and_resume_goes_on(how, tmp_path, folders, uninterrupted, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ class ModelConfig(Part):
     base: str = setting(
         "toybox/sd15",
         label="Base model",
-        help="A .safetensors checkpoint (SD 1.5 or SDXL), a diffusers folder, a hub id, toybox/sd15 or toybox/sdxl.",
+        help="A .safetensors checkpoint (SD 1.5, 2.x, SDXL), a diffusers folder, a hub id, toybox/sd15 or toybox/sdxl.",
         kohya="pretrained_model_name_or_path",
         front=True,
     )
@@ -36,8 +36,36 @@ class ModelConfig(Part):
         "bf16",
         label="Precision",
         help="Arithmetic of the frozen model. bf16 suits RTX 30 and newer; fp16 older cards; fp32 is exact and slow. "
-        "The LoRA's own weights are always trained in float32.",
+        "The LoRA's own weights are trained in float32 all the same.",
         kohya="mixed_precision",
+    )
+    full_bf16: bool = setting(
+        False,
+        label="Full bf16",
+        help="Trains the LoRA's own weights in bf16 as well. Saves a little memory, and loses small updates: only "
+        "where it would not fit otherwise, and with a higher learning rate.",
+        kohya="full_bf16",
+    )
+    no_half_vae: bool = setting(
+        False,
+        label="VAE in full precision",
+        help="Computes the VAE in float32 even where fp16 would do. It is done by itself when a picture comes out of "
+        "the VAE as no number, so this only saves that attempt.",
+        kohya="no_half_vae",
+    )
+    quantize: Literal["none", "fp8", "int8", "nf4"] = setting(
+        "none",
+        label="Compress the base",
+        help="Keeps the frozen UNet in fewer bits to save memory: fp8 and int8 take half of bf16, nf4 a quarter. "
+        "Somewhat slower, and the LoRA learns on a slightly different base. Pictures are rendered with the whole one.",
+        kohya="fp8_base",
+    )
+    compile: bool = setting(
+        False,
+        label="Compile",
+        help="Lets torch.compile build faster code for the UNet: minutes of waiting at the start, faster steps "
+        "afterwards. For long runs with few picture sizes.",
+        kohya="torch_compile",
     )
     attention: Literal["auto", "sdpa", "xformers"] = setting(
         "auto",

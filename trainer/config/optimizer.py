@@ -43,6 +43,29 @@ class OptimizerConfig(Part):
         kohya="text_encoder_lr",
         front=True,
     )
+    text_encoder_2_learning_rate: float = setting(
+        -1.0,
+        ge=-1,
+        le=10,
+        label="Learning rate (second text)",
+        help="For SDXL's second, larger text encoder. -1 takes the rate of the first, 0 leaves the second as it is.",
+        kohya="learning_rate_te2",
+    )
+    block_learning_rates: str = setting(
+        "",
+        label="Learning rate by block",
+        help="Factors on the UNet's learning rate, as in: IN01-IN05=0.5, OUT03-OUT11=1. 0 leaves a block out, blocks "
+        "not named have 1. Also a list of 25 numbers: kohya's down, mid and up weights in a row.",
+    )
+    lora_plus_ratio: float = setting(
+        1.0,
+        ge=1,
+        le=1000,
+        label="LoRA+ ratio",
+        help="How much faster the upper matrix of each pair learns than the lower one. 16 is the paper's value and "
+        "learns in fewer steps; 1 is off. Not for loha and lokr.",
+        kohya="loraplus_lr_ratio",
+    )
     schedule: str = setting(
         "cosine",
         label="Schedule",

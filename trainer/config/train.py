@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from trainer.blocks import parse
 from trainer.config.adapter import AdapterConfig
 from trainer.config.data import DataConfig
 from trainer.config.declare import Part, setting
@@ -30,3 +33,18 @@ class TrainConfig(Part):
     loss: LossConfig = LossConfig()
     loop: LoopConfig = LoopConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    def learning_rate(self, component: str, block: str = "") -> float:
+        """Of the UNet (or one of its blocks), `text_encoder` or `text_encoder_2`; 0 when it is not trained."""
+        rates = self.optimizer
+        if component == "unet":
+            return rates.learning_rate * parse(rates.block_learning_rates, "optimizer.block_learning_rates").get(
+                block, 1
+            )
+        if not self.adapter.text_encoder:
+            return 0.0
+        second = component == "text_encoder_2" and rates.text_encoder_2_learning_rate >= 0
+        return rates.text_encoder_2_learning_rate if second else rates.text_encoder_learning_rate
+
+    def trains_any(self, components: Iterable[str]) -> bool:
+        return any(self.learning_rate(component) > 0 for component in components)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainer.families.base import BaseModel, Conditioning, Family
+from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
 from trainer.families.sdxl import StableDiffusionXL
 from trainer.families.sources import Source, resolve
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FAMILIES", "BaseModel", "Conditioning", "Family", "Source", "detect", "load", "resolve"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (StableDiffusion15(), StableDiffusionXL())}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (StableDiffusion15(), StableDiffusion2(), StableDiffusionXL())
+}
 
 
 def detect(source: Source) -> Family:
     """Which family a base model belongs to, by the keys and shapes in it and never by its name.
 
-    Raises UserError saying what it seems to be when it is neither SD 1.5 nor SDXL.
+    Raises UserError saying what it seems to be when it is none of them.
     """
     from trainer.families import folder, single_file
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trainer.families import clip
+from trainer import blocks
+from trainer.families import clip, layout
 
 if TYPE_CHECKING:
     import torch
@@ -199,23 +200,27 @@ class Family(ABC):
 
     def encode_images(self, model: BaseModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels [B, 3, H, W] in [-1, 1] -> mean and standard deviation of the latents [B, 4, H/8, W/8],
-        float32, both already multiplied with the VAE's scaling factor. No gradients."""
-        import torch
-
+        float32, both already multiplied with the VAE's scaling factor. No gradients. See `_finite`."""
         scale = model.vae.config.scaling_factor
-        weight = model.vae.encoder.conv_in.weight
-        with torch.no_grad():
+
+        def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
             posterior = model.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
-        return posterior.mean.float() * scale, posterior.std.float() * scale
+            return posterior.mean.float() * scale, posterior.std.float() * scale
+
+        return _finite(model.vae, encode)
 
     def decode(self, model: BaseModel, latents: Tensor) -> Tensor:
-        """Scaled latents [B, 4, h, w] -> pixels [B, 3, 8h, 8w], float32, about [-1, 1] and not clamped."""
+        """Scaled latents [B, 4, h, w] -> pixels [B, 3, 8h, 8w], float32, about [-1, 1] and not clamped. See
+        `_finite`."""
+        scale = model.vae.config.scaling_factor
+
+        def decode(weight: Tensor) -> tuple[Tensor, ...]:
+            scaled = latents.to(weight.device, torch.float32) / scale
+            return (model.vae.decode(scaled.to(weight.dtype)).sample.float(),)
+
         import torch
 
-        weight = model.vae.decoder.conv_in.weight
-        with torch.no_grad():
-            latents = latents.to(weight.device, torch.float32) / model.vae.config.scaling_factor
-            return model.vae.decode(latents.to(weight.dtype)).sample.float()
+        return _finite(model.vae, decode)[0]
 
     # ── LoRA ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -234,6 +239,30 @@ class Family(ABC):
         """
         return _unet_targets(module) if component == "unet" else clip.lora_targets(module)
 
+    def conv_targets(self, component: str, module: nn.Module) -> list[str]:
+        """Dotted paths of what kohya trains beyond that with `conv_dim`: every convolution and linear of the UNet's
+        resnets, down- and upsamplers."""
+        return _unet_convolutions(module) if component == "unet" else []
+
+    def block(self, component: str, module_path: str, unet: nn.Module) -> str:
+        """The module's block as LoRA makers name it: IN04, MID, OUT11; BASE for text encoders."""
+        if component != "unet":
+            return blocks.TEXT
+        return blocks.block_of(layout.unet_name(module_path, layout.Blocks.of(unet)))
+
+
+def _finite(vae: nn.Module, compute: Callable[[Tensor], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What a VAE says. Where half precision overflows, the VAE goes to float32 for good and is asked again, as A1111
+    does: its later answers, and the cache that they go into, are right without anyone's doing."""
+    import torch
+
+    weight = vae.encoder.conv_in.weight
+    with torch.no_grad():
+        found = compute(weight)
+        if weight.dtype != torch.float32 and not all(tensor.isfinite().all() for tensor in found):
+            found = compute(vae.float().encoder.conv_in.weight)
+    return found
+
 
 def _unet_targets(unet: nn.Module) -> list[str]:
     from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -248,4 +277,19 @@ def _unet_targets(unet: nn.Module) -> list[str]:
         if isinstance(block, Transformer2DModel)
         for name, child in block.named_modules()
         if fits(child)
+    ]
+
+
+def _unet_convolutions(unet: nn.Module) -> list[str]:
+    from diffusers.models.downsampling import Downsample2D
+    from diffusers.models.resnet import ResnetBlock2D
+    from diffusers.models.upsampling import Upsample2D
+    from torch import nn
+
+    return [
+        f"{path}.{name}"
+        for path, block in unet.named_modules()
+        if type(block) in (ResnetBlock2D, Downsample2D, Upsample2D)
+        for name, child in block.named_modules()
+        if isinstance(child, (nn.Linear, nn.Conv2d))
     ]

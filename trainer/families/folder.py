@@ -31,16 +31,21 @@ def detect(path: Path) -> str:
     config = read_config(path / "unet" / "config.json")
     other = _stranger(config)
     if other:
-        raise UserError(f"{path} seems to be {other}; only SD 1.5 and SDXL can be trained. Please {INSTEAD}.")
+        raise UserError(f"{path} seems to be {other}; only SD 1.5, SD 2.x and SDXL can be trained. Please {INSTEAD}.")
     if config.get("addition_embed_type") == "text_time":
         if not (path / "text_encoder").is_dir():
             raise UserError(f"{path} seems to be the SDXL refiner: train on an SDXL base model instead.")
         return "sdxl"
-    return "sd15"
+    return "sd2" if config.get("cross_attention_dim") == 1024 or _is_open_clip(path) else "sd15"
+
+
+def _is_open_clip(path: Path) -> bool:
+    """CLIP-L computes with quick_gelu, OpenCLIP-H with gelu: the sign that miniatures have as well."""
+    return read_config(path / "text_encoder" / "config.json").get("hidden_act") == "gelu"
 
 
 def _stranger(unet: dict[str, Any]) -> str:
-    """What a UNet's config says it is, when it is neither SD 1.5's nor SDXL's; otherwise empty."""
+    """What a UNet's config says it is, when it is none of the families'; otherwise empty."""
     if unet.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
         return f"built on a {unet['_class_name']}"
     channels = unet.get("in_channels", 4)
@@ -48,8 +53,7 @@ def _stranger(unet: dict[str, Any]) -> str:
         kinds = {9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an upscaler"}
         return kinds.get(channels, f"a model with {channels} input channels")
     if unet.get("addition_embed_type") in (None, "text_time"):
-        old = unet.get("addition_embed_type") is None
-        return "SD 2.x" if old and unet.get("cross_attention_dim") == 1024 else ""
+        return ""
     return f"a model with {unet['addition_embed_type']} conditioning"
 
 

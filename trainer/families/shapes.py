@@ -16,6 +16,8 @@ from trainer.families.base import Family
 Shapes = dict[str, tuple[int, ...]]
 
 UNET = "model.diffusion_model."
+OPEN_CLIP = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
+TEXT = ("cond_stage_model.transformer.", *OPEN_CLIP.values())
 HEAD_WIDTH = 64
 
 # Signs of files that are something else, in the order in which they are asked: what it is, and a pattern that
@@ -26,7 +28,6 @@ SIGNS = (
     ("a Stable Diffusion 3 model", r"(^|\.)joint_blocks\.\d"),
     ("a ControlNet", r"^control_model\.|(^|\.)zero_convs\.|controlnet_"),
     ("a textual inversion embedding", r"^(emb_params|string_to_param.*|clip_[lg])$"),
-    ("an SD 2.x model", r"^cond_stage_model\.model\."),
     ("the SDXL refiner", r"^conditioner\.embedders\.0\.model\."),
     ("a Playground 2.5 model", r"^edm_mean$"),
     ("a UNet in diffusers' naming (give the folder above its unet folder)", r"^down_blocks\.\d"),
@@ -34,7 +35,7 @@ SIGNS = (
 
 
 def stranger(shapes: Shapes) -> str:
-    """What a file seems to be when it is neither an SD 1.5 nor an SDXL base; otherwise empty."""
+    """What a file seems to be when it is no base of any family; otherwise empty."""
     for what, pattern in SIGNS:
         sign = re.compile(pattern)
         if any(sign.search(key) for key in shapes):
@@ -45,7 +46,7 @@ def stranger(shapes: Shapes) -> str:
     if channels != 4:
         kinds = {9: "an inpainting model", 8: "an InstructPix2Pix model"}
         return kinds.get(channels, f"a model with {channels} input channels")
-    if not any(key.startswith(("cond_stage_model.transformer.", "conditioner.embedders.1.model.")) for key in shapes):
+    if not any(key.startswith(TEXT) for key in shapes):
         return "a UNet without its text encoder"
     return ""
 
@@ -173,16 +174,18 @@ def clip_config(shapes: Shapes, tokenizer: Any) -> Any:
     )
 
 
-def open_clip_config(shapes: Shapes, tokenizer: Any) -> Any:
-    """bigG's configuration from OpenCLIP's names (below `conditioner.embedders.1.model.`)."""
+def open_clip_config(shapes: Shapes, tokenizer: Any, *, whole: bool = True) -> Any:
+    """bigG's or H's configuration from OpenCLIP's names (below `conditioner.embedders.1.model.` or
+    `cond_stage_model.model.`). SD 2.x takes its text from the last layer but one, and the last is left out."""
     vocabulary, width = shapes["token_embedding.weight"]
+    layers = _count(shapes, "transformer.resblocks.")
     return _text_config(
         tokenizer,
         vocab_size=vocabulary,
         hidden_size=width,
-        projection_dim=shapes["text_projection"][1],
+        projection_dim=shapes["text_projection"][1] if "text_projection" in shapes else width,
         intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        num_hidden_layers=_count(shapes, "transformer.resblocks."),
+        num_hidden_layers=layers if whole else layers - 1,
         hidden_act="gelu",
     )
 

@@ -26,7 +26,7 @@ Reader = Callable[[str], "Tensor"]  # name of one of our modules' tensors -> the
 UNET = shapes.UNET
 VAE = "first_stage_model."
 CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-OPEN_CLIP = "conditioner.embedders.1.model."
+OPEN_CLIP = shapes.OPEN_CLIP
 
 
 def detect(path: Path) -> str:
@@ -38,24 +38,25 @@ def _detect(file: Checkpoint) -> str:
     other = shapes.stranger(file.shapes)
     if other:
         raise UserError(f"{file.path} seems to be {other}. Please {INSTEAD}.")
-    return "sdxl" if any(key.startswith(OPEN_CLIP) for key in file.shapes) else "sd15"
+    return next((name for name, prefix in OPEN_CLIP.items() if _has(file, prefix)), "sd15")
 
 
 def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
     """Load a checkpoint in the original layout, with its tokenizers from where `tokenizer_folder` finds them."""
     file = open_checkpoint(source.path)
     tokenizers = [
-        load_tokenizer(source.path, part.replace("text_encoder", "tokenizer")) for part in family.text_components
+        load_tokenizer(source.path, part.replace("text_encoder", "tokenizer"), family.name == "sd2")
+        for part in family.text_components
     ]
     noise = schedule.from_config(
         {
-            "prediction_type": "v_prediction" if "v_pred" in file.shapes else "epsilon",
+            "prediction_type": "v_prediction" if "v_pred" in file.shapes or _is_v_trained(family, file) else "epsilon",
             "rescale_betas_zero_snr": "ztsnr" in file.shapes,
         }
     )
-    encoders = [_clip_l(family, file, tokenizers[0], dtype)]
-    if family.name == "sdxl":
-        encoders.append(_open_clip(file, tokenizers[1], dtype))
+    encoders = [_clip_l(family, file, tokenizers[0], dtype)] if family.name in CLIP_L else []
+    if family.name in OPEN_CLIP:
+        encoders.append(_open_clip(family, file, tokenizers[-1], dtype))
     return BaseModel(
         family=family,
         name=source.name,
@@ -78,7 +79,7 @@ def _unet(family: Family, file: Checkpoint, dtype: torch.dtype) -> nn.Module:
 
     found = _below(file, UNET)
     if family.name == "sdxl":
-        found[shapes.POOLED] = file.shapes[f"{OPEN_CLIP}text_projection"]
+        found[shapes.POOLED] = file.shapes[f"{OPEN_CLIP['sdxl']}text_projection"]
     config = shapes.unet_config(found, family)
     unet = _empty(lambda: UNet2DConditionModel(**config))
     blocks = layout.Blocks.of(unet)
@@ -123,15 +124,27 @@ def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype
     return _fill(encoder, lambda path: file.read(prefix + path.removeprefix("text_model.")), dtype, file)
 
 
-def _open_clip(file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:
-    from transformers import CLIPTextModelWithProjection
+def _is_v_trained(family: Family, file: Checkpoint) -> bool:
+    """Of SD 2.x only the weights tell: those trained for v have a far larger spread in the last attention block's
+    first bias (ComfyUI's sign)."""
+    name = ".1.transformer_blocks.0.norm1.bias"
+    found = [key for key in file.shapes if key.startswith(f"{UNET}output_blocks.") and key.endswith(name)]
+    if family.name != "sd2" or not found:
+        return False
+    last = max(found, key=lambda key: int(key.split(".")[3]))
+    return file.read(last).float().std(correction=0).item() > 0.09
 
-    config = shapes.open_clip_config(_below(file, OPEN_CLIP), tokenizer)
-    encoder = _empty(lambda: CLIPTextModelWithProjection(config))
+
+def _open_clip(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    prefix, whole = OPEN_CLIP[family.name], family.name == "sdxl"
+    config = shapes.open_clip_config(_below(file, prefix), tokenizer, whole=whole)
+    encoder = _empty(lambda: (CLIPTextModelWithProjection if whole else CLIPTextModel)(config))
 
     def read(path: str) -> Tensor:
         name, third = layout.open_clip_name(path)
-        tensor = file.read(OPEN_CLIP + name)
+        tensor = file.read(prefix + name)
         if name == "text_projection":
             return tensor.T
         return tensor if third is None else tensor.chunk(3)[third]
@@ -186,13 +199,13 @@ HUB_TOKENIZER = "openai/clip-vit-large-patch14"
 VARIABLE = "LORA_STUDIO_TOKENIZER"
 
 
-def load_tokenizer(checkpoint: Path, part: str) -> Any:
+def load_tokenizer(checkpoint: Path, part: str, open_clip: bool = False) -> Any:
     """The tokenizer of a checkpoint, which has none in it; `part` is tokenizer or tokenizer_2.
 
-    Both of SDXL's encoders share CLIP's vocabulary; the second was trained with 0 ("!") as padding.
+    All encoders share CLIP's vocabulary; OpenCLIP's were trained with 0 ("!") as padding.
     """
     tokenizer = folder.load_tokenizer(tokenizer_folder(checkpoint, part))
-    if part == "tokenizer_2":
+    if part == "tokenizer_2" or open_clip:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
     return tokenizer
 

@@ -18,7 +18,7 @@ def precision(family: Family, dtype: torch.dtype) -> torch.dtype:
     SDXL VAE overflows float16; its latents are computed once, so float32 costs little."""
     import torch
 
-    return torch.float16 if dtype == torch.float16 and family.name == "sd15" else torch.float32
+    return torch.float16 if dtype == torch.float16 and family.name != "sdxl" else torch.float32
 
 
 def load(family: Family, path: Path, dtype: torch.dtype) -> nn.Module:

@@ -62,7 +62,7 @@ class LoraInfo:
         yield "Made for", self.family
         yield "Kind", f"{self.kind}, {self.naming} names, {self.dtype}"
         yield "Modules", ", ".join(f"{n} {component}" for component, n in self.modules.items()) or "none"
-        yield "Rank", _counted(self.ranks)
+        yield "Rank", _counted(self.ranks) or "none: its matrices are whole"
         yield "Alpha", _counted(self.alphas) if self.alphas else "none stored (tools take scale 1)"
         yield "Hash", f"{self.model_hash} (file: {self.sha256[:10]})"
         if self.triggers:
@@ -169,8 +169,13 @@ def _is_down(key: str) -> bool:
 def _context_width(header: Header) -> int | None:
     """How wide the text is that the UNet's cross-attention reads, from any naming."""
     for key, shape in header.shapes.items():
-        if "attn2" in key and "to_k" in key and (_is_down(key) or key.endswith(("hada_w1_b", "lokr_w2_b"))):
-            return shape[-1]
+        if "attn2" in key and "to_k" in key:
+            if _is_down(key) or key.endswith("hada_w1_b"):
+                return shape[-1]
+            if key.endswith(("lokr_w1", "lokr_w1_b")):  # the two factors' widths multiply
+                name = key.partition(".")[0]
+                other = header.shapes.get(f"{name}.lokr_w2") or header.shapes.get(f"{name}.lokr_w2_b")
+                return shape[-1] * other[-1] if other else None
     return None
 
 

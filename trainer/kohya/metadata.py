@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from trainer import blocks
 from trainer.config import TrainConfig
 from trainer.kohya.file import Metadata
 
@@ -64,7 +65,7 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_output_name": config.name,
         "ss_learning_rate": optimizer.learning_rate,
         "ss_unet_lr": optimizer.learning_rate,
-        "ss_text_encoder_lr": optimizer.text_encoder_learning_rate if config.adapter.text_encoder else None,
+        "ss_text_encoder_lr": _text_rate(config, facts),
         "ss_num_batches_per_epoch": facts.batches_per_epoch,
         "ss_num_epochs": loop.epochs,
         "ss_epoch": facts.epoch,
@@ -80,10 +81,19 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_max_grad_norm": loop.max_grad_norm,
         "ss_mixed_precision": {"fp32": "no"}.get(config.model.precision, config.model.precision),
         "ss_full_fp16": False,
+        **({"ss_fp8_base": True} if config.model.quantize == "fp8" else {}),
         "ss_lowram": False,
         "ss_seed": loop.seed,
         "ss_training_comment": None,
     }
+
+
+def _text_rate(config: TrainConfig, facts: Facts) -> Any:
+    """None when no text encoder is trained; a list where SDXL's two differ."""
+    rates = [config.learning_rate(component) for component in facts.family.text_components]
+    if not any(rates):
+        return None
+    return rates[0] if len(set(rates)) == 1 else rates
 
 
 def _optimizer(config: TrainConfig, facts: Facts) -> str:
@@ -94,16 +104,55 @@ def _optimizer(config: TrainConfig, facts: Facts) -> str:
 
 def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     return {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "networks.lora" if config.adapter.kind in ("lora", "locon") else "lycoris.kohya",
         "ss_network_dim": config.adapter.rank,
         "ss_network_alpha": config.adapter.alpha,
-        "ss_network_dropout": None,
-        "ss_network_args": {},
-        "ss_v2": False,
-        "ss_base_model_version": facts.family.base_model_version,
+        "ss_network_dropout": config.adapter.dropout or None,
+        "ss_network_args": _network_args(config),
+        "ss_v2": facts.family.name == "sd2",
+        "ss_base_model_version": facts.family.base_model_version + ("_v" if _is_v2_v(facts) else ""),
         "ss_clip_skip": config.model.clip_skip if facts.family.max_clip_skip > 1 else None,
         "ss_max_token_length": None,
     }
+
+
+def _is_v2_v(facts: Facts) -> bool:
+    return facts.family.name == "sd2" and facts.prediction_type == "v_prediction"
+
+
+def _network_args(config: TrainConfig) -> dict[str, Any]:
+    """kohya's --network_args: what is not at its default, by the names of sd-scripts and LyCORIS."""
+    adapter = config.adapter
+    conv_rank = adapter.conv_rank or (adapter.rank if adapter.kind == "locon" else 0)
+    values = {
+        "algo": {"dora": "locon" if conv_rank else "lora"}.get(adapter.kind, adapter.kind),
+        "dora_wd": adapter.kind == "dora",
+        "conv_dim": conv_rank,
+        "conv_alpha": adapter.conv_alpha or adapter.alpha / adapter.rank * conv_rank,
+        "factor": adapter.lokr_factor if adapter.kind == "lokr" else 0,
+        "rs_lora": adapter.rslora,
+        "block_dims": adapter.block_ranks,
+        "block_alphas": adapter.block_alphas,
+        **_block_rates(config),
+        "rank_dropout": adapter.rank_dropout,
+        "module_dropout": adapter.module_dropout,
+        "loraplus_lr_ratio": config.optimizer.lora_plus_ratio if config.optimizer.lora_plus_ratio > 1 else 0,
+    }
+    if adapter.kind in ("lora", "locon"):
+        del values["algo"]
+    elif adapter.kind == "dora":
+        values["wd_on_output"] = "False"  # the axis of its magnitudes
+    return {key: str(value) for key, value in values.items() if value}
+
+
+def _block_rates(config: TrainConfig) -> dict[str, str]:
+    """sd-scripts' three lists; what is not named has 1."""
+    factors = blocks.parse(config.optimizer.block_learning_rates, "optimizer.block_learning_rates")
+    if not factors:
+        return {}
+    listed = [f"{factors.get(name, 1):g}" for name in blocks.NAMES]
+    parts = {"down": listed[:12], "mid": listed[12:13], "up": listed[13:]}
+    return {f"{side}_lr_weight": ",".join(values) for side, values in parts.items()}
 
 
 def _about_loss(config: TrainConfig) -> dict[str, Any]:
@@ -115,7 +164,7 @@ def _about_loss(config: TrainConfig) -> dict[str, Any]:
         "ss_adaptive_noise_scale": None,
         "ss_zero_terminal_snr": loss.zero_terminal_snr,
         "ss_min_snr_gamma": loss.min_snr_gamma or None,
-        "ss_scale_weight_norms": None,
+        "ss_scale_weight_norms": config.adapter.scale_weight_norms or None,
         "ss_ip_noise_gamma": loss.input_perturbation or None,
         "ss_debiased_estimation": loss.debiased,
         "ss_loss_type": loss.kind,
@@ -188,7 +237,7 @@ def _modelspec(config: TrainConfig, facts: Facts) -> Metadata:
     xl = facts.family.name == "sdxl"
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": facts.family.modelspec_architecture,
+        "architecture": _architecture(facts),
         # What sd-scripts writes for each: SDXL's modules have SGM's names, SD 1.5's have diffusers'.
         "implementation": "https://github.com/Stability-AI/generative-models" if xl else "diffusers",
         "title": config.name,
@@ -197,9 +246,15 @@ def _modelspec(config: TrainConfig, facts: Facts) -> Metadata:
         "prediction_type": {"v_prediction": "v"}.get(facts.prediction_type, facts.prediction_type),
         "trigger_phrase": config.data.trigger,
         "timestep_range": _timestep_range(config),
-        "encoder_layer": "" if xl else str(config.model.clip_skip),
+        "encoder_layer": "" if facts.family.max_clip_skip == 1 else str(config.model.clip_skip),
     }
     return {f"modelspec.{key}": value for key, value in values.items() if value}
+
+
+def _architecture(facts: Facts) -> str:
+    if facts.family.name == "sd2" and not _is_v2_v(facts):
+        return "stable-diffusion-v2-512/lora"
+    return facts.family.modelspec_architecture
 
 
 def _timestep_range(config: TrainConfig) -> str:

@@ -35,7 +35,7 @@ VOCABULARY = 2 * (len(ALPHABET) + 1) + 2
 
 
 def unet(family: str, *, channels: int = 32, layers: int = 1, seed: int = 0):
-    """Three levels, of which SDXL's first has no attention and SD 1.5's last has none."""
+    """Three levels, of which SDXL's first has no attention and the others' last has none."""
     from diffusers import UNet2DConditionModel
 
     torch.manual_seed(seed)
@@ -46,11 +46,13 @@ def unet(family: str, *, channels: int = 32, layers: int = 1, seed: int = 0):
         "layers_per_block": layers,
         "norm_num_groups": 32,
     }
-    if family == "sd15":
+    if family != "sdxl":
+        old = family == "sd15"
         return UNet2DConditionModel(
             **common,
-            cross_attention_dim=64,
-            attention_head_dim=8,
+            cross_attention_dim=64 if old else 128,
+            attention_head_dim=8 if old else tuple(max(1, size // 64) for size in width),
+            use_linear_projection=not old,
             down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         )
@@ -81,17 +83,18 @@ def vae(family: str, *, seed: int = 1):
         latent_channels=4,
         norm_num_groups=32,
         sample_size=64,
-        scaling_factor=0.18215 if family == "sd15" else 0.13025,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
         force_upcast=family == "sdxl",
     )
 
 
-def text_encoder(*, projection: bool = False, seed: int = 2):
-    """CLIP-L in small (width 64), or with `projection` bigG in small (width 128)."""
+def text_encoder(*, projection: bool = False, open_clip: bool = False, seed: int = 2):
+    """CLIP-L in small (width 64), or OpenCLIP in small (width 128): H, or with `projection` bigG."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     torch.manual_seed(seed)
-    width = 128 if projection else 64
+    open_clip = open_clip or projection
+    width = 128 if open_clip else 64
     config = CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=width,
@@ -99,28 +102,29 @@ def text_encoder(*, projection: bool = False, seed: int = 2):
         num_hidden_layers=3,
         num_attention_heads=width // 64,
         max_position_embeddings=77,
-        hidden_act="gelu" if projection else "quick_gelu",
+        hidden_act="gelu" if open_clip else "quick_gelu",
         projection_dim=width,
         bos_token_id=VOCABULARY - 2,
         eos_token_id=VOCABULARY - 1,
-        pad_token_id=0 if projection else VOCABULARY - 1,
+        pad_token_id=0 if open_clip else VOCABULARY - 1,
     )
     return (CLIPTextModelWithProjection if projection else CLIPTextModel)(config).eval()
 
 
 def base_folder(folder: Path, family: str, **options) -> Path:
     """A whole base model in diffusers' folder layout, `options` for its UNet."""
-    write_tokenizer(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer", pad="!" if family == "sd2" else SPECIAL[1])
     unet(family, **options).save_pretrained(folder / "unet")
     vae(family).save_pretrained(folder / "vae")
-    text_encoder().save_pretrained(folder / "text_encoder")
+    text_encoder(open_clip=family == "sd2").save_pretrained(folder / "text_encoder")
     if family == "sdxl":
         write_tokenizer(folder / "tokenizer_2", pad="!")
         text_encoder(projection=True, seed=3).save_pretrained(folder / "text_encoder_2")
     (folder / "scheduler").mkdir()
     noise = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+    noise["prediction_type"] = "v_prediction" if family == "sd2" else "epsilon"
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
-    pipeline = "StableDiffusionPipeline" if family == "sd15" else "StableDiffusionXLPipeline"
+    pipeline = "StableDiffusionXLPipeline" if family == "sdxl" else "StableDiffusionPipeline"
     (folder / "model_index.json").write_text(json.dumps({"_class_name": pipeline}))
     return folder
 
@@ -153,7 +157,7 @@ def inputs(model, batch: int = 2, seed: int = 0):
 
 
 def original_state(model) -> dict[str, torch.Tensor]:
-    """All weights of a BaseModel under the names of the original SD 1.5 or SDXL layout.
+    """All weights of a BaseModel under the names of the original SD 1.5, SD 2.x or SDXL layout.
 
     The names come from `layout`; what proves them right is that diffusers' own converters turn them back.
     """
@@ -166,6 +170,9 @@ def original_state(model) -> dict[str, torch.Tensor]:
     for path, weight in model.vae.state_dict().items():
         square = ".mid_block.attentions." in path and path.endswith(".weight") and weight.ndim == 2
         state["first_stage_model." + layout.vae_name(path, 4)] = weight[:, :, None, None] if square else weight
+    if model.family.name == "sd2":
+        state |= {f"cond_stage_model.model.{k}": v for k, v in open_clip(model.text_encoders[0]).items()}
+        return {key: weight.clone().contiguous() for key, weight in state.items()}
     prefix = "cond_stage_model." if model.family.name == "sd15" else "conditioner.embedders.0."
     for path, weight in model.text_encoders[0].state_dict().items():
         state[f"{prefix}transformer.text_model.{path.removeprefix('text_model.')}"] = weight
@@ -175,16 +182,20 @@ def original_state(model) -> dict[str, torch.Tensor]:
 
 
 def open_clip(encoder) -> dict[str, torch.Tensor]:
-    """bigG in OpenCLIP's names, written out by hand."""
+    """bigG, or H with the last layer that SD 2.x does not use, in OpenCLIP's names, written out by hand."""
     ours = {path.removeprefix("text_model."): weight for path, weight in encoder.state_dict().items()}
     state = {
         "token_embedding.weight": ours["embeddings.token_embedding.weight"],
         "positional_embedding": ours["embeddings.position_embedding.weight"],
         "ln_final.weight": ours["final_layer_norm.weight"],
         "ln_final.bias": ours["final_layer_norm.bias"],
-        "text_projection": ours["text_projection.weight"].T,
         "logit_scale": torch.tensor(4.6),
     }
+    if "text_projection.weight" in ours:
+        state["text_projection"] = ours["text_projection.weight"].T
+    else:
+        unused = f"transformer.resblocks.{encoder.config.num_hidden_layers}."
+        state[f"{unused}ln_1.weight"] = torch.ones(encoder.config.hidden_size)
     names = {
         "layer_norm1": "ln_1",
         "layer_norm2": "ln_2",

@@ -1,0 +1,195 @@
+"""A base in fewer bits, a VAE that overflows, weights in bf16, compiled code, and what is let go of after caching."""
+
+import pytest
+import torch
+import trainees
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from test_adapters import outputs
+from test_kinds import config_of, learned
+
+from trainer import environment, families, quantize
+from trainer.adapters import Adapter
+from trainer.batches import cache_latents
+from trainer.errors import UserError
+from trainer.examples import load_examples
+from trainer.loop import Trainer
+from trainer.record import Recorder
+
+
+@pytest.fixture
+def trainer(tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def make(family="sd15", **changes):
+        AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision, but for tests
+        run = trainees.make_run(tmp_path, folders[family], adapter__text_encoder=False, loop__epochs=1, **changes)
+        mixed = {"fp32": "no"}.get(run.config.model.precision, run.config.model.precision)
+        return Trainer(run, run.config, Accelerator(mixed_precision=mixed), Recorder(run), set())
+
+    return make
+
+
+# ── the base in fewer bits ──────────────────────────────────────────────────────────────────────────────
+
+
+def stored(unet) -> int:
+    return sum(weight.numel() * weight.itemsize for weight in unet.parameters())
+
+
+@pytest.mark.parametrize(("kind", "error"), [("fp8", 0.04), ("int8", 0.02), ("nf4", 0.15)])
+def test_a_packed_layer_is_near_the_whole_one_in_both_directions(kind, error):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 128).requires_grad_(False)
+    packed = quantize.KINDS[kind](layer, torch.device("cpu"))
+    x = torch.randn(2, 10, 64)
+    first, second = x.clone().requires_grad_(), x.clone().requires_grad_()
+    expected, found = layer(first), packed(second)
+    assert 1e-4 < (found - expected).norm() / expected.norm() < error
+    gradient = torch.randn_like(expected)
+    expected.backward(gradient)
+    found.backward(gradient)
+    assert 1e-4 < (first.grad - second.grad).norm() / first.grad.norm() < error
+
+
+def test_fp8_convolutions_are_near_in_both_directions():
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 16, 3, 2, 1).requires_grad_(False)
+    packed = quantize.fp8(layer, torch.device("cpu"))
+    first = torch.randn(2, 8, 9, 9, requires_grad=True)
+    second = first.detach().clone().requires_grad_()
+    expected, found = layer(first), packed(second)
+    assert 1e-4 < (found - expected).norm() / expected.norm() < 0.04
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    assert (first.grad - second.grad).norm() / first.grad.norm() < 0.08
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8", "nf4"])
+def test_a_run_trains_on_a_packed_base(kind, trainer):
+    whole = families.load("toybox/sd15", dtype=torch.bfloat16)
+    made = trainer(model__quantize=kind, model__precision="bf16", model__base="toybox/sd15")
+    first = made.adapter.exact()
+    assert stored(made.model.unet) - stored(whole.unet) < sum(w.numel() for w in made.adapter.parameters()) * 4
+    frozen = [weight for weight in made.model.unet.parameters() if not weight.requires_grad]
+    assert sum(w.numel() * w.itemsize for w in frozen) < 0.9 * stored(whole.unet)
+    made.train()
+    assert any(not torch.equal(value, first[key]) for key, value in made.adapter.exact().items())
+    assert len(made.run.epochs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [
+        *((kind, "fp8") for kind in ("dora", "loha", "lokr", "locon")),
+        ("dora", "nf4"),
+        ("dora", "int8"),
+        ("lokr", "int8"),
+    ],
+)
+def test_other_kinds_sit_on_a_packed_base(kind, storage, model):
+    before, _ = outputs(model)
+    quantize.pack(model.unet, storage, "cpu")
+    base, _ = outputs(model)
+    assert 0 < (before - base).norm() < (0.4 if storage == "nf4" else 0.1) * before.norm()
+    adapter = Adapter.attach(model, config_of(kind), seed=0)
+    assert torch.equal(outputs(model)[0], base)
+    learned(adapter)
+    assert not torch.allclose(outputs(model)[0], base, atol=1e-3)
+
+
+def test_a_storage_that_does_not_work_is_said(model, monkeypatch):
+    def broken(layer, device):
+        raise RuntimeError("no kernel image\nand more")
+
+    monkeypatch.setitem(quantize.KINDS, "nf4", broken)
+    with pytest.raises(UserError, match=r"model\.quantize=nf4 does not work on this machine \(no kernel image\)"):
+        quantize.pack(model.unet, "nf4", "cpu")
+
+
+# ── the VAE ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def overflowing(model):
+    """A VAE that float32 holds and float16 does not."""
+    with torch.no_grad():
+        model.vae.encoder.conv_in.weight *= 1e5
+        model.vae.encoder.conv_in.bias *= 1e5
+    return model.vae.half()
+
+
+def test_a_half_precision_vae_that_overflows_goes_to_float32(folders, tmp_path):
+    model = families.load(str(folders["sd15"]))
+    pixels = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert all(part.isfinite().all() for part in model.family.encode_images(model, pixels))
+    model.vae.half()
+    model.family.encode_images(model, pixels)
+    assert model.vae.dtype == torch.float16  # as long as it can
+    overflowing(model.to("cpu"))
+    mean, std = model.family.encode_images(model, pixels)
+    assert mean.isfinite().all() and std.isfinite().all() and model.vae.dtype == torch.float32
+
+
+def test_pictures_are_cached_though_the_vae_overflows(folders, tmp_path):
+    model = families.load(str(folders["sd15"]))
+    overflowing(model)
+    run = trainees.make_run(tmp_path, folders["sd15"])
+    examples = load_examples(run.config.data)
+    latents = cache_latents(model, examples, tmp_path / "cache", lambda *_: None)
+    assert all(latents[index]["mean"].isfinite().all() for index in range(len(examples)))
+
+
+def test_no_half_vae_is_obeyed(trainer, monkeypatch):
+    seen = []
+    load = families.load
+    monkeypatch.setattr(families, "load", lambda *args, **options: _half(load(*args, **options)))
+    monkeypatch.setattr(
+        "trainer.loop.cache_latents", lambda model, *rest: seen.append(model.vae.dtype) or cached(model, *rest)
+    )
+    cached = cache_latents
+    trainer(model__no_half_vae=True)
+    trainer()
+    assert seen == [torch.float32, torch.float16]
+
+
+def _half(model):
+    model.vae.half()
+    return model
+
+
+def test_what_has_done_its_work_is_let_go(trainer):
+    made = trainer(data__shuffle_tags=False, data__caption_dropout=0.0)
+    for module in (made.model.vae, *made.model.text_encoders):
+        assert {weight.device.type for weight in module.parameters()} == {"meta"}
+    made.train()
+    shuffled = trainer(data__shuffle_tags=True)
+    assert all(w.device.type != "meta" for part in shuffled.model.text_encoders for w in part.parameters())
+
+
+# ── arithmetic ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_full_bf16_trains_the_weights_in_bf16(trainer):
+    made = trainer(model__full_bf16=True, model__precision="bf16", loop__ema_decay=0.9)
+    made.train()
+    assert {weight.dtype for weight in made.adapter.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in trainer(model__precision="bf16").adapter.parameters()} == {torch.float32}
+
+
+def test_compiled_code_computes_the_same(trainer, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: calls.append((type(module), options)))
+    made = trainer(model__compile=True)
+    assert calls == [(type(made.model.unet), {"dynamic": False})]
+    calls.clear()
+    trainer()
+    assert not calls
+
+
+def test_a_machine_that_cannot_compile_trains_all_the_same(model, monkeypatch):
+    def broken(function):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    said = environment.use_compile(model.unet)
+    assert said == "torch.compile cannot be used (no C++ compiler); training without it."
