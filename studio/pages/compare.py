@@ -9,7 +9,8 @@ from pathlib import Path
 import streamlit as st
 
 from studio import jobs, panels, places, state
-from studio.text import escape, plural
+from studio.language import _, plural
+from studio.text import escape
 from trainer import presets
 from trainer.cells import BASE_EPOCH, Evaluation, Prompt, Rendered
 from trainer.errors import UserError

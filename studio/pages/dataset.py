@@ -8,7 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from studio import jobs, panels, places, state, uploads
-from studio.text import escape, plural
+from studio.language import _, plural
+from studio.text import escape
 from trainer import toybox
 from trainer.dataset import captions, health, images
 from trainer.errors import UserError

@@ -5,7 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from studio import jobs, panels, places, state
-from studio.text import escape, plural
+from studio.language import _, plural
+from studio.text import escape
 from trainer.texts import MARKS
 
 REFRESH = 2.0

@@ -9,6 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from studio import panels, places, state
+from studio.language import _
 from studio.text import escape
 from trainer.errors import UserError
 from trainer.kohya import LoraInfo, describe

@@ -8,7 +8,8 @@ from typing import Any
 import streamlit as st
 
 from studio import forms, jobs, panels, places, state
-from studio.text import escape, plural
+from studio.language import _, plural
+from studio.text import escape
 from trainer import checks, presets
 from trainer.config import TrainConfig, settings
 from trainer.dataset import buckets
