@@ -4,15 +4,28 @@ from pathlib import Path
 
 import streamlit as st
 
+from studio import gate, language
+from studio.language import _
+
 PAGES = Path(__file__).parent / "pages"
+# Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
+LOOK = """<style>
+.stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
+</style>"""
 
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
+language.choose()
 pages = [
-    st.Page(PAGES / "home.py", title="Home", icon=":material/home:", default=True),
-    st.Page(PAGES / "dataset.py", title="Dataset", icon=":material/photo_library:"),
-    st.Page(PAGES / "train.py", title="Train", icon=":material/tune:"),
-    st.Page(PAGES / "runs.py", title="Runs", icon=":material/monitoring:"),
-    st.Page(PAGES / "compare.py", title="Compare", icon=":material/grid_view:"),
-    st.Page(PAGES / "library.py", title="Library", icon=":material/collections_bookmark:"),
+    st.Page(PAGES / "home.py", title=_("Home"), icon=":material/home:", default=True),
+    st.Page(PAGES / "dataset.py", title=_("Dataset"), icon=":material/photo_library:"),
+    st.Page(PAGES / "train.py", title=_("Train"), icon=":material/tune:"),
+    st.Page(PAGES / "runs.py", title=_("Runs"), icon=":material/monitoring:"),
+    st.Page(PAGES / "compare.py", title=_("Compare"), icon=":material/grid_view:"),
+    st.Page(PAGES / "library.py", title=_("Library"), icon=":material/collections_bookmark:"),
+    st.Page(PAGES / "png_info.py", title=_("PNG info"), icon=":material/image_search:"),
+    st.Page(PAGES / "settings.py", title=_("Settings"), icon=":material/settings:"),
 ]
-st.navigation(pages, position="top").run()
+st.html(LOOK)
+page = st.navigation(pages, position="top")
+gate.ask()
+page.run()

@@ -31,7 +31,9 @@ def over_steps(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: fl
     domain = {"domainMax": top} if clip and top > values[0] else {}
     scale = altair.Scale(type="log" if log else "linear", zero=False, nice=not domain, **domain)
     base = altair.Chart(altair.Data(values=rows)).encode(
-        x=altair.X("step:Q", title=_("step"), axis=altair.Axis(grid=False, tickMinStep=1), scale=altair.Scale(nice=False)),
+        x=altair.X(
+            "step:Q", title=_("step"), axis=altair.Axis(grid=False, tickMinStep=1), scale=altair.Scale(nice=False)
+        ),
         color=altair.Color(
             "run:N", title=None, legend=altair.Legend(orient="top", labelLimit=320) if len(curves) > 1 else None
         ),

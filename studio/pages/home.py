@@ -14,9 +14,9 @@ SHOWN = 5  # runs
 
 
 def main() -> None:
-    st.title("A folder of pictures in, a LoRA out", anchor=False)
+    st.title(_("A folder of pictures in, a LoRA out"), anchor=False)
     state.show_notice()
-    st.caption("Four steps. Everything in between is a file you can read.")
+    st.caption(_("Four steps. Everything in between is a file you can read."))
     st.space("small")
     show_steps()
     st.space("small")
@@ -31,52 +31,51 @@ def main() -> None:
 def show_steps() -> None:
     runs, datasets, loras = places.runs(), places.datasets(), places.loras()
     epochs = sum(len(run.epochs()) for run in runs)
-    compared = sum(1 for run in runs for _ in (run.path / "evaluations").glob("*/evaluation.json"))
+    compared = sum(1 for run in runs if any((run.path / "evaluations").glob("*/evaluation.json")))
+    done = _("{n} of {total} runs").format(n=compared, total=len(runs)) if epochs else _("after the first epoch")
     steps = [
-        ("1", "Tag", "Pictures and a caption beside each.", plural(len(datasets), "folder"), "dataset", datasets),
-        ("2", "Train", "Ten settings, each explained.", plural(len(runs), "run"), "train", runs),
-        ("3", "Compare", "Every epoch beside the base.", f"{compared} of {len(runs)} runs", "compare", compared),
-        ("4", "Export", "The one you chose, in models/.", plural(len(loras), "LoRA"), "library", loras),
+        (_("Tag"), _("Pictures and a caption beside each."), plural(len(datasets), "folder"), "dataset", datasets),
+        (_("Train"), _("Ten settings, each explained."), plural(len(runs), "run"), "train", runs),
+        (_("Compare"), _("Every epoch beside the base."), done, "compare", compared),
+        (_("Export"), _("The one you chose, in models/."), plural(len(loras), "LoRA"), "library", loras),
     ]
-    if not epochs:
-        steps[2] = (*steps[2][:3], "after the first epoch", *steps[2][4:])
-    todo = next((number for number, *_, done in steps if not done), "")
-    for column, step in zip(st.columns(4), steps):
-        with column:
-            show_step(*step, following=step[0] == todo)
+    todo = next((page for *_others, page, done in steps if not done), "")
+    with st.grid(4, min_column_width=200):
+        for number, step in enumerate(steps, 1):
+            show_step(number, *step, following=step[3] == todo)
 
 
-def show_step(number: str, name: str, about: str, count: str, page: str, done, following: bool) -> None:
+def show_step(number: int, name: str, about: str, count: str, page: str, done, following: bool) -> None:
     with st.container(border=True, height="stretch"):
         mark = ":green[✔]" if done else ":primary[●]" if following else "○"
         st.markdown(f"#### {mark} {number} · {name}")
         st.text(about)
         st.caption(count)
-        label = {"dataset": "Pictures", "train": "Set up", "compare": "Compare", "library": "Library"}[page]
-        st.page_link(f"pages/{page}.py", label=label, icon=":material/arrow_forward:", icon_position="right")
+        label = {"dataset": _("Pictures"), "train": _("Set up"), "compare": _("Compare"), "library": _("Library")}
+        st.page_link(f"pages/{page}.py", label=label[page], icon=":material/arrow_forward:", icon_position="right")
 
 
 def show_runs() -> None:
-    st.subheader("Last runs")
+    st.subheader(_("Last runs"))
     runs = places.runs()
     if not runs:
-        st.text("None yet. The demo beside this makes one, or set up your own.")
+        st.text(_("None yet. The demo beside this makes one, or set up your own."))
         return
     for run in runs[:SHOWN]:
         status = run.status
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             text = f"{MARKS[status.state]} {run.name}"
             st.page_link("pages/runs.py", label=escape(text), query_params={"run": run.name}, width="stretch")
-            st.caption(f"{status.state} · {plural(len(run.epochs()), 'epoch')}", width="content")
-    st.page_link("pages/runs.py", label="All runs", icon=":material/arrow_forward:")
+            st.caption(f"{_(status.state)} · {plural(len(run.epochs()), 'epoch')}", width="content")
+    st.page_link("pages/runs.py", label=_("All runs"), icon=":material/arrow_forward:")
 
 
 def show_demo() -> None:
     """One button that does the whole job on the built-in miniature models."""
-    st.subheader("See the whole job in minutes")
-    st.text("The demo teaches a tiny built-in model a drawn character: tag, train, compare, export. No download.")
+    st.subheader(_("See the whole job in minutes"))
+    st.text(_("The demo teaches a tiny built-in model a drawn character: tag, train, compare, export. No download."))
     job = jobs.latest("demo")
-    active = panels.show_job(job, "demo", "Demo")
+    active = panels.show_job(job, "demo", _("Demo"))
     if active:
         st.session_state["demo watched"] = True
         panels.show_log(job.tail(12))
@@ -84,15 +83,15 @@ def show_demo() -> None:
     if st.session_state.pop("demo watched", False):
         st.rerun()
     if job and job.state == "done":
-        st.success("Done. Look at its run and its comparison.")
-        with st.expander("What it said", key="demo log"):
+        st.success(_("Done. Look at its run and its comparison."))
+        with st.expander(_("What it said"), key="demo log"):
             panels.show_log(job.tail(40))
     ready = panels.demo_ready()
-    if st.button("Run the demo", type="primary", key="demo", disabled=not ready, icon=":material/play_arrow:"):
+    if st.button(_("Run the demo"), type="primary", key="demo", disabled=not ready, icon=":material/play_arrow:"):
         jobs.start("demo")
         st.rerun()
     if not ready:
-        st.caption("The toybox's weights are not installed here; `lora-studio doctor` says what to do.")
+        st.caption(_("The toybox's weights are not installed here; `lora-studio doctor` says what to do."))
 
 
 main()

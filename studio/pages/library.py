@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
 import streamlit as st
 
-from studio import panels, places, state
+from studio import loras, panels, places, shelf, state
 from studio.language import _
 from studio.text import escape
 from trainer.errors import UserError
-from trainer.kohya import LoraInfo, describe
-from trainer.texts import file_size
+from trainer.kohya import describe
 
 PREVIEW = 512  # px
 PAGE = 12  # cards at once
 LARGEST = 1_000_000_000  # bytes of a file that is dropped in
 
 
-@st.cache_data(max_entries=500, show_spinner=False)
-def info_of(path: str, modified: int, size: int) -> LoraInfo:
-    """Reading hashes the whole file, so the answer is kept until the file changes."""
-    return describe(Path(path))
-
-
 def main() -> None:
-    st.title("Library")
+    st.title(_("Library"))
     state.show_notice()
     show_cards()
     st.divider()
@@ -38,15 +30,22 @@ def show_cards() -> None:
     files = places.loras()
     if not files:
         panels.empty(
-            "No LoRA here yet",
-            "When you export an epoch on the Compare page it appears here, ready for A1111, Forge and ComfyUI.",
+            _("No LoRA here yet"),
+            _("When you export an epoch on the Compare page it appears here, ready for A1111, Forge and ComfyUI."),
             "pages/compare.py",
-            "Compare epochs",
+            _("Compare epochs"),
         )
         return
-    if len(files) > 6:
-        wanted = st.text_input("Search", placeholder="Name", icon=":material/search:", key="search").strip().lower()
-        files = [path for path in files if wanted in path.stem.lower()]
+    wanted = st.text_input(
+        _("Search"),
+        placeholder=_("name, trigger or description   (press / )"),
+        icon=":material/search:",
+        key="filter",
+        label_visibility="collapsed",
+    )
+    files = [path for path in files if shelf.fits(path, wanted)]
+    if not files:
+        st.info(_("Nothing here is called that."))
     pages = -(-len(files) // PAGE)
     page = st.pagination(pages, key="library page") if pages > 1 else 1
     for path in files[(page - 1) * PAGE : page * PAGE]:
@@ -60,83 +59,86 @@ def show_card(path: Path) -> None:
     small = panels.thumbnail(preview, PREVIEW) if preview else None
     with picture:
         if small:
-            st.image(str(small), width="stretch")
+            st.image(str(small), width="stretch", alt=path.stem)
         else:
-            st.caption("No preview")
+            st.caption(_("No preview"))
     with about:
-        st.text(path.stem)
+        with st.container(horizontal=True, horizontal_alignment="distribute"):
+            st.text(path.stem, width="content")
+            if not places.is_own(path):
+                st.badge(_("of another tool"), color="gray")
         try:
-            status = path.stat()
-            info = info_of(path.as_posix(), status.st_mtime_ns, status.st_size)
-        except (UserError, OSError) as error:
+            info = loras.read(path)
+        except UserError as error:
             st.error(escape(error))
             return
-        show_info(info, path)
+        if text := loras.card_of(path).get("description"):
+            st.text(str(text))
+        loras.show_info(info, path)
+        show_actions(path, info)
 
 
-def show_info(info: LoraInfo, path: Path) -> None:
-    ranks = ", ".join(map(str, info.ranks)) or "?"
-    size = file_size(path) if path.exists() else f"{info.size / 1e6:.3g} MB"
-    st.caption(escape(f"{info.family} · {info.kind} · dim {ranks} · {size} · hash {info.model_hash}"))
-    triggers = list(info.triggers) or triggers_of(path)
-    if triggers:
-        st.text("Trigger: " + ", ".join(triggers))
-    if info.tags:
-        with st.container(horizontal=True, gap="xxsmall"):
-            for tag, number in info.tags[:12]:
-                st.badge(f"{escape(tag)} {number}", color="gray")
-    prompt = f"<lora:{path.stem}:1>" + "".join(f" {word}" for word in triggers[:1])
-    st.code(prompt, language=None, wrap_lines=True)
-    for warning in info.warnings:
-        st.caption("Careful: " + escape(warning))
+def show_actions(path: Path, info) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        if run := run_of(info):
-            st.page_link("pages/runs.py", label="Open its run", icon=":material/monitoring:", query_params={"run": run})
-        with st.popover("Everything in the file"):
+        if run := loras.run_of(info):
+            link = {"icon": ":material/monitoring:", "query_params": {"run": run}}
+            st.page_link("pages/runs.py", label=_("Open its run"), **link)
+        # Read only when it is asked for: a page of cards must not hold every file in memory.
+        st.download_button(
+            _("Download"),
+            data=lambda: path.read_bytes(),
+            file_name=path.name,
+            key=f"get {path}",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        with st.popover(_("Everything in the file"), icon=":material/info:"):
             for label, value in info.lines():
                 if label != "File":
-                    st.caption(label)
+                    st.caption(escape(_(label)))
                     st.text(value)
+            st.caption(_("Path"))
+            st.code(str(path.resolve()), language=None, wrap_lines=True)
+        if places.is_own(path):
+            with st.popover(_("Name and card"), icon=":material/edit:"):
+                ask_card(path)
 
 
-def triggers_of(path: Path) -> list[str]:
-    """The trigger from the card that was written beside the file on export."""
+def ask_card(path: Path) -> None:
+    """Name, description, trigger and weight, as A1111 and Forge show them on their cards."""
+    card = loras.card_of(path)
+    with st.form(f"card {path}", border=False):
+        name = st.text_input(_("Name"), path.stem)
+        description = st.text_area(_("Description"), str(card.get("description", "")), height=90)
+        trigger = st.text_input(_("Trigger words"), str(card.get("activation text", "")))
+        given = card.get("preferred weight", 1.0)
+        usual = float(given) if isinstance(given, (int, float)) and 0 < given <= 2 else 1.0
+        weight = st.number_input(_("Preferred weight"), 0.05, 2.0, usual, 0.05)
+        notes = st.text_area(_("Notes"), str(card.get("notes", "")), height=70)
+        if not st.form_submit_button(_("Save"), type="primary"):
+            return
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        return [str(card["activation text"])] if card.get("activation text") else []
-    except (OSError, ValueError, KeyError, AttributeError):
-        return []
-
-
-def run_of(info: LoraInfo) -> str:
-    """The run whose saved epoch this file was made from, by the hash of the weights."""
-    for run in places.runs():
-        for epoch in run.epochs():
-            if abs(epoch.path.stat().st_size - info.size) < 100_000 and hash_of(epoch.path) == info.model_hash:
-                return run.name
-    return ""
-
-
-def hash_of(path: Path) -> str:
-    try:
-        status = path.stat()
-        return info_of(path.as_posix(), status.st_mtime_ns, status.st_size).model_hash
-    except (UserError, OSError):
-        return ""
+        values = {"description": description, "activation text": trigger, "preferred weight": weight, "notes": notes}
+        shelf.describe(path, values)
+        renamed = shelf.rename(path, name)
+        state.notify(_("Saved {name}.").format(name=renamed.stem))
+        st.rerun()
+    except UserError as error:
+        st.error(escape(error))
 
 
 def show_inspector() -> None:
     """Any LoRA file, whoever made it; it is looked at and not kept."""
-    st.subheader("What is this LoRA?")
+    st.subheader(_("What is this LoRA?"))
     dropped = st.file_uploader(
-        "Drop a .safetensors file: family, size, trigger words, training settings, and which tools load it.",
+        _("Drop a .safetensors file: family, size, trigger words, training settings, and which tools load it."),
         type=["safetensors"],
         key="inspect",
     )
     if dropped is None:
         return
     if dropped.size > LARGEST:
-        st.error(f"A LoRA is smaller than {LARGEST / 1e9:g} GB; this is likely a base model.")
+        st.error(_("A LoRA is smaller than 1 GB; this is likely a base model."))
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dropped.safetensors"
@@ -144,11 +146,16 @@ def show_inspector() -> None:
         try:
             info = describe(path)
         except UserError:
-            st.error("This is not a safetensors file, or it is damaged: get it again.")
+            st.error(_("This is not a safetensors file, or it is damaged: get it again."))
             return
     with st.container(border=True):
         st.text(dropped.name)
-        show_info(info, Path(Path(dropped.name).name))
+        loras.show_info(info, Path(Path(dropped.name).name))
+        with st.expander(_("Everything in the file"), key="inspected"):
+            for label, value in info.lines():
+                if label != "File":
+                    st.caption(escape(_(label)))
+                    st.text(value)
 
 
 main()

@@ -23,13 +23,15 @@ BADGES = {"training": "blue", "preparing": "blue", "finished": "green", "failed"
 def remedies() -> dict[str, str]:
     """A sign of trouble in a message or log -> what to do about it."""
     return {
-        "out of memory": _("Lower the batch size or the resolution, or turn gradient checkpointing on: duplicate the "
-                           "run with that change."),
+        "out of memory": _(
+            "Lower the batch size or the resolution, or turn gradient checkpointing on: duplicate the "
+            "run with that change."
+        ),
         "no space left": _("Free some space on the disk, then press Resume."),
         "not finite": _("Lower the learning rate: duplicate the run with that change."),
         "cuda driver": _("The graphics driver is older than torch needs: update it, or install torch for that driver."),
         "no kernel image": _("This torch was not built for the graphics card: install the one that pytorch.org names."),
-    }  # fmt: skip
+    }
 
 
 def is_busy(run: Run) -> bool:
@@ -86,12 +88,22 @@ def show_line() -> None:
         for place, name in enumerate(waiting):
             with st.container(horizontal=True, gap="xxsmall", vertical_alignment="center"):
                 st.text(name, width="stretch")
-                moves = (("up", ":material/arrow_upward:", place == 0, line.move, (name, -1), _("Earlier")),
-                         ("down", ":material/arrow_downward:", name == waiting[-1], line.move, (name, 1), _("Later")),
-                         ("out", ":material/close:", False, line.remove, (name,), _("Take out of the queue")))  # fmt: skip
+                moves = (
+                    ("up", ":material/arrow_upward:", place == 0, line.move, (name, -1), _("Earlier")),
+                    ("down", ":material/arrow_downward:", name == waiting[-1], line.move, (name, 1), _("Later")),
+                    ("out", ":material/close:", False, line.remove, (name,), _("Take out of the queue")),
+                )
                 for key, icon, off, what, args, hint in moves:
-                    st.button("", key=f"{key} {name}", icon=icon, disabled=off, on_click=what, args=args,
-                              type="tertiary", help=hint)  # fmt: skip
+                    st.button(
+                        "",
+                        key=f"{key} {name}",
+                        icon=icon,
+                        disabled=off,
+                        on_click=what,
+                        args=args,
+                        type="tertiary",
+                        help=hint,
+                    )
 
 
 def show_list(runs: list[Run], chosen: str) -> None:
@@ -125,13 +137,19 @@ def show_tensorboard() -> None:
         if address := jobs.address(job):
             with st.container(horizontal=True, gap="xsmall"):
                 st.link_button(_("Open TensorBoard"), address, icon=":material/open_in_new:")
-                st.button("", key="end tensorboard", icon=":material/stop:", on_click=job.cancel,
-                          help=_("End TensorBoard"))  # fmt: skip
+                st.button(
+                    "", key="end tensorboard", icon=":material/stop:", on_click=job.cancel, help=_("End TensorBoard")
+                )
         else:
             st.caption(_("TensorBoard is starting …"))
         return
-    if st.button("TensorBoard", key="tensorboard", icon=":material/show_chart:", type="tertiary",
-                 help=_("Start TensorBoard over all runs, for this machine only.")):  # fmt: skip
+    if st.button(
+        "TensorBoard",
+        key="tensorboard",
+        icon=":material/show_chart:",
+        type="tertiary",
+        help=_("Start TensorBoard over all runs, for this machine only."),
+    ):
         jobs.start_tensorboard(places.RUNS)
         st.rerun()
 
@@ -228,14 +246,25 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
     with st.container(horizontal=True):
         if running:
             st.button(_("Save now"), key="save now", on_click=run.request, args=("save",), icon=":material/save:")
-            st.button(_("Stop"), key="stop", on_click=run.request, args=("stop",), icon=":material/stop:",
-                      help=_("Saves at the next step, then ends. Resume goes on from there."))  # fmt: skip
+            st.button(
+                _("Stop"),
+                key="stop",
+                on_click=run.request,
+                args=("stop",),
+                icon=":material/stop:",
+                help=_("Saves at the next step, then ends. Resume goes on from there."),
+            )
         elif not starting and status.state != "finished":
             label = _("Start") if status.state == "queued" else _("Resume")
             st.button(label, key="resume", on_click=resume, args=(run,), type="primary", icon=":material/play_arrow:")
             if run.name not in line.names():
-                st.button(_("Add to queue"), key="enqueue", on_click=trying, args=(line.add, run),
-                          icon=":material/playlist_add:")  # fmt: skip
+                st.button(
+                    _("Add to queue"),
+                    key="enqueue",
+                    on_click=trying,
+                    args=(line.add, run),
+                    icon=":material/playlist_add:",
+                )
         if run.epochs() and st.button(_("Compare epochs"), key="compare", icon=":material/grid_view:"):
             st.switch_page("pages/compare.py", query_params={"run": run.name})
         if st.button(_("Duplicate with changes"), key="duplicate", icon=":material/content_copy:"):
@@ -245,8 +274,14 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
                 st.text(_("Ends it at once, without saving. What was saved before stays, and Resume goes on from it."))
                 st.button(_("Kill it now"), key="kill", on_click=job.kill)
         elif not running:
-            st.button(_("Delete"), key="delete", on_click=throw, args=(run,), icon=":material/delete:",
-                      help=_("To the trash, from where it can be restored."))  # fmt: skip
+            st.button(
+                _("Delete"),
+                key="delete",
+                on_click=throw,
+                args=(run,),
+                icon=":material/delete:",
+                help=_("To the trash, from where it can be restored."),
+            )
     waiting = [command for command in ("stop", "save") if (run.path / "control" / command).exists()]
     if running and waiting:
         st.caption(_("Asked to {what}: it obeys at the next step.").format(what=", ".join(map(_, waiting))))
@@ -281,7 +316,9 @@ def duplicate(run: Run) -> None:
     if name:
         st.session_state["last dataset"] = name
     elif folder:
-        state.notify(_("Its pictures lie in {folder}, which is not in datasets/: choose a folder.").format(folder=folder))
+        state.notify(
+            _("Its pictures lie in {folder}, which is not in datasets/: choose a folder.").format(folder=folder)
+        )
     st.switch_page("pages/train.py")
 
 
@@ -302,7 +339,9 @@ def show_curves(run: Run, runs: dict[str, Run]) -> None:
         with st.popover(_("Chart"), icon=":material/tune:"):
             smoothing = st.slider(_("Smoothing"), 0.0, 0.99, 0.9, 0.01, key="smoothing")
             log = st.toggle(_("Logarithmic"), key="log scale")
-            clip = st.toggle(_("Cut outliers off"), value=True, key="clip", help=_("The axis ends at the 99th percentile."))
+            clip = st.toggle(
+                _("Cut outliers off"), value=True, key="clip", help=_("The axis ends at the 99th percentile.")
+            )
             others = [name for name in runs if name != run.name]
             overlaid = st.multiselect(_("Compare with"), others, key="overlaid", disabled=not others)
     curves = {name: metrics_of(name, size_of(runs[name])) for name in [run.name, *overlaid]}
