@@ -41,7 +41,8 @@ def show_info(info: LoraInfo, path: Path) -> None:
     size = file_size(path) if path.exists() else f"{info.size / 1e6:.3g} MB"
     st.caption(escape(f"{info.family} · {info.kind} · dim {ranks} · {size} · hash {info.model_hash}"))
     card = card_of(path)
-    triggers = list(info.triggers) or [str(card["activation text"])] * bool(card.get("activation text"))
+    stated = card.get("activation text")
+    triggers = list(info.triggers) or ([str(stated)] if stated else [])
     if triggers:
         st.text(_("Trigger: {words}").format(words=", ".join(triggers)))
     if info.tags:

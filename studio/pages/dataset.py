@@ -300,6 +300,7 @@ def show_tags(counts: dict[str, int]) -> list[str]:
         offered,
         selection_mode="multi",
         key="picked",
+        wrap=True,
         label_visibility="collapsed",
         format_func=lambda tag: f"{escape(tag)} **{counts.get(tag, 0)}**",
     )
