@@ -163,7 +163,8 @@ def _launch(job: Job, arguments: list[str], subject: str) -> Job:
     # The same code as this page's, also where the studio runs from a folder that is not installed.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     plain = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "110"}
-    environment = {**os.environ, **plain, **preferences.environment()}
+    inherited = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
+    environment = {**inherited, **plain, **preferences.environment()}
     with open(job.log, "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(job.folder), *arguments],

@@ -6,9 +6,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from comparisons import make_comparison
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from test_other_pages import make_comparison
 
 from studio import jobs, loras, places, preferences, prompt_sets, shelf, uploads
 from trainer import kohya, vote

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from comparisons import make_comparison
 from PIL import Image
 from trainees import draw_pictures
 
 from studio import jobs
-from trainer import presets, report
-from trainer.cells import Evaluation, Prompt, Rendered, Row
+from trainer import presets
 from trainer.dataset import captions
-from trainer.run import Progress, Run
+from trainer.run import Run
 
 
 @pytest.fixture
@@ -19,30 +19,6 @@ def started(monkeypatch) -> list[list[str]]:
     commands: list[list[str]] = []
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda command, **_: commands.append(command))
     return commands
-
-
-def make_comparison(epochs: int = 2) -> Run:
-    """A finished run whose comparison holds drawn squares."""
-    run = Run.create(presets.layer({"name": "moss", "data.trigger": "moss"}))
-    for number in range(1, epochs + 1):
-        run.epoch_path(number).write_bytes(b"LoRA")
-    run.write_status("finished", "", Progress(epoch=epochs, epochs=epochs, step=8, steps=8))
-    folder = run.evaluation_folder("character")
-    cells, rows = [], []
-    for epoch in range(epochs + 1):
-        rows.append(Row(epoch, 1.0, {"likeness": epoch / 10, "bleed": 0.1}))
-        for seed in (1, 2):
-            file = f"cells/{epoch}-{seed}.png"
-            (folder / "cells").mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (32, 32), (epoch * 40, seed * 40, 90)).save(folder / file)
-            cells.append(Rendered("portrait", epoch, 1.0, seed, file, "moss\nSteps: 20"))
-    evaluation = Evaluation(
-        run.name, "moss", {}, [Prompt("portrait", "moss, <b>portrait</b>")], [1, 2], [1.0],
-        list(range(epochs + 1)), cells, rows, {"epoch": 2, "strength": 1.0, "reason": "Likeness has *stopped* rising."},
-    )  # fmt: skip
-    evaluation.save(folder)
-    report.write_report(evaluation, folder)
-    return run
 
 
 # ── home ────────────────────────────────────────────────────────────────────────────────────────────────

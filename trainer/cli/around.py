@@ -100,7 +100,7 @@ def ui(
     address = listen or "127.0.0.1"
     environment = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
     if listen:
-        environment["LORA_STUDIO_PASSWORD_HASH"] = password_hash(password)
+        environment["LORA_STUDIO_PASSWORD"] = require_password(password)
     page = Path(__file__).resolve().parents[2] / "studio" / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     # Also in studio/.streamlit/config.toml; said here again because a user's own configuration must not open it up.
@@ -109,10 +109,8 @@ def ui(
     raise typer.Exit(subprocess.call([*command, *safe], env=environment))
 
 
-def password_hash(password: str) -> str:
-    """What the studio is told of the password; asks for one at a terminal. Raises UserError when there is none."""
-    from studio.gate import digest
-
+def require_password(password: str) -> str:
+    """The password, asked for at a terminal where it was not given. Raises UserError when there is none."""
     if not password and sys.stdin.isatty():
         password = typer.prompt("Password for the studio", hide_input=True, confirmation_prompt=True)
     if len(password) < SHORTEST_PASSWORD:
@@ -120,4 +118,4 @@ def password_hash(password: str) -> str:
             f"--listen opens the studio to other machines and needs a password of {SHORTEST_PASSWORD} letters or more: "
             "set LORA_STUDIO_PASSWORD, or give it when you are asked."
         )
-    return digest(password)
+    return password
