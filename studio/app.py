@@ -4,13 +4,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import gate, language
+from studio import gate, keys, language
 from studio.language import _
 
 PAGES = Path(__file__).parent / "pages"
 # Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
 LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
+.st-key-keys { display: none; }
 </style>"""
 
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
@@ -28,4 +29,5 @@ pages = [
 st.html(LOOK)
 page = st.navigation(pages, position="top")
 gate.ask()
+keys.listen()
 page.run()

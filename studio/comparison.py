@@ -39,7 +39,7 @@ STYLE = """<style>
   .grid-of-epochs { table-layout: auto; width: max-content; min-width: 100%; }
   .grid-of-epochs th:not(.head):not(.score) { width: 96px; min-width: 96px; max-width: 96px; }
   .grid-of-epochs td.row, .grid-of-epochs th.head { position: sticky; left: 0; z-index: 1; width: 4.6rem;
-    background: var(--default-background, Canvas); }
+    background: var(--grid-ground); }
 }
 </style>"""
 
@@ -104,7 +104,10 @@ def _direction(better: str) -> str:
 
 def draw(rows: list[str]) -> None:
     frame = f'class="grid-of-epochs-frame" tabindex="0" role="region" aria-label="{html.escape(_("Grid"))}"'
-    st.html(f'{STYLE}<div {frame}><table class="grid-of-epochs">{"".join(rows)}</table></div>')
+    ground = st.get_option(f"theme.{st.context.theme.type or 'light'}.backgroundColor") or "Canvas"
+    st.html(
+        f'{STYLE}<div style="--grid-ground: {ground}" {frame}><table class="grid-of-epochs">{"".join(rows)}</table></div>'
+    )
 
 
 def choose_axes(evaluation: Evaluation) -> tuple[float, int]:

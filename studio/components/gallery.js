@@ -160,14 +160,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (event.key === "Enter") { event.preventDefault(); event.target.querySelector("[data-part]")?.focus(); }
   };
 
-  // "/" goes to the filter, as in the tools that people come from.
-  const slash = event => {
-    const typing = event.composedPath()[0].closest?.("input, textarea, [contenteditable]");
-    if (event.key !== "/" || typing || event.ctrlKey || event.metaKey) return;
-    const box = document.querySelector(".st-key-filter input");
-    if (box) { event.preventDefault(); box.focus(); box.select(); }
-  };
-  document.addEventListener("keydown", slash);
+  // What is typed into a card must not reach the page's shortcuts: Ctrl-Z there is the text field's own.
+  const typing = event => { if (event.target.matches("input, textarea")) event.stopPropagation(); };
+  root.addEventListener("keydown", typing);
   draw(focused, inside);
-  return () => document.removeEventListener("keydown", slash);
+  return () => root.removeEventListener("keydown", typing);
 }

@@ -15,15 +15,15 @@ SCREENSHOTS = ROOT / "tests" / "screenshots"
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of a studio over a folder."""
+def served(folder: Path, *options: str, **variables: str) -> Iterator[str]:
+    """The address of a studio over a folder, with more options of `ui` and environment variables."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "trainer", "ui", f"--port={port}"]
+    command = [sys.executable, "-m", "trainer", "ui", f"--port={port}", *options]
     # A process group of its own: `ui` starts Streamlit, and both must end.
     with open(folder / "ui.log", "wb") as log:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:

@@ -53,3 +53,17 @@ def test_an_upload_without_the_xsrf_token_is_refused(studio, browser):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=20)
     assert refused.value.code in (400, 403)
+
+
+def test_a_studio_that_listens_asks_for_its_password_before_every_page(page, settle, tmp_path):
+    (tmp_path / "datasets" / "secret-set").mkdir(parents=True)
+    with served(tmp_path, "--listen=127.0.0.1", LORA_STUDIO_PASSWORD="correct horse") as address:
+        for name in PAGES:
+            page.goto(f"{address}/{name}")
+            page.get_by_label("Password", exact=True).wait_for()
+        page.goto(f"{address}/dataset")
+        for given in ("wrong password", "correct horse"):
+            assert page.get_by_text("secret-set").count() == 0
+            page.get_by_label("Password", exact=True).fill(given)
+            page.keyboard.press("Enter")
+            page.get_by_text("That is not the password" if given[0] == "w" else "No picture in this folder").wait_for()

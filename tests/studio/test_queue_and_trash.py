@@ -175,17 +175,3 @@ def test_listening_to_other_machines_needs_a_password(tmp_path):
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 2 and "password" in done.stderr + done.stdout
-
-
-def test_the_password_stands_before_every_page(open_page, words, here, monkeypatch):
-    from studio import gate
-
-    monkeypatch.setenv(gate.VARIABLE, "correct horse")
-    monkeypatch.setattr(gate, "WAIT", 0.0)
-    make("secret-run")
-    page = open_page("runs")
-    assert "secret-run" not in words(page)
-    for given, let_in in (("wrong", False), ("correct horse", True)):
-        page.text_input[0].set_value(given)
-        page.button[0].click().run()
-        assert ("secret-run" in words(page)) is let_in
