@@ -7,7 +7,8 @@ import streamlit as st
 from studio import gate, keys, language
 from studio.language import _
 
-PAGES = Path(__file__).parent / "pages"
+# Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
+PAGES = Path(__file__).parent / "views"
 # Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
 LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }

@@ -105,9 +105,8 @@ def _direction(better: str) -> str:
 def draw(rows: list[str]) -> None:
     frame = f'class="grid-of-epochs-frame" tabindex="0" role="region" aria-label="{html.escape(_("Grid"))}"'
     ground = st.get_option(f"theme.{st.context.theme.type or 'light'}.backgroundColor") or "Canvas"
-    st.html(
-        f'{STYLE}<div style="--grid-ground: {ground}" {frame}><table class="grid-of-epochs">{"".join(rows)}</table></div>'
-    )
+    table = f'<table class="grid-of-epochs">{"".join(rows)}</table>'
+    st.html(f'{STYLE}<div style="--grid-ground: {ground}" {frame}>{table}</div>')
 
 
 def choose_axes(evaluation: Evaluation) -> tuple[float, int]:

@@ -32,7 +32,7 @@ def show_cards() -> None:
         panels.empty(
             _("No LoRA here yet"),
             _("When you export an epoch on the Compare page it appears here, ready for A1111, Forge and ComfyUI."),
-            "pages/compare.py",
+            "views/compare.py",
             _("Compare epochs"),
         )
         return
@@ -82,7 +82,7 @@ def show_actions(path: Path, info) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if run := loras.run_of(info):
             link = {"icon": ":material/monitoring:", "query_params": {"run": run}}
-            st.page_link("pages/runs.py", label=_("Open its run"), **link)
+            st.page_link("views/runs.py", label=_("Open its run"), **link)
         # Read only when it is asked for: a page of cards must not hold every file in memory.
         st.download_button(
             _("Download"),

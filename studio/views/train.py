@@ -112,7 +112,7 @@ def ask_pictures() -> None:
     if not names:
         st.text(_("Pictures"))
         st.caption(_("No folder in datasets/ yet."))
-        st.page_link("pages/dataset.py", label=_("Add pictures"), icon=":material/add_photo_alternate:")
+        st.page_link("views/dataset.py", label=_("Add pictures"), icon=":material/add_photo_alternate:")
         return
     name = state.select(_("Pictures"), "dataset", names, help=_("A folder in datasets/ with pictures and captions."))
     state.draft()["data.folder"] = (places.DATASETS / name).as_posix()
@@ -271,7 +271,7 @@ def start(config: TrainConfig, waits: bool | None) -> None:
         st.error(escape(error))
         return
     state.choose("run", run.name)
-    st.switch_page("pages/runs.py", query_params={"run": run.name})
+    st.switch_page("views/runs.py", query_params={"run": run.name})
 
 
 def save_preset(config: TrainConfig) -> None:

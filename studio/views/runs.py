@@ -53,7 +53,7 @@ def show() -> None:
         panels.empty(
             _("No runs yet"),
             _("A run is one training, with every epoch saved. Choose pictures and a base model, and start one."),
-            "pages/train.py",
+            "views/train.py",
             _("Set up a training"),
         )
         show_trash()
@@ -266,7 +266,7 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
                     icon=":material/playlist_add:",
                 )
         if run.epochs() and st.button(_("Compare epochs"), key="compare", icon=":material/grid_view:"):
-            st.switch_page("pages/compare.py", query_params={"run": run.name})
+            st.switch_page("views/compare.py", query_params={"run": run.name})
         if st.button(_("Duplicate with changes"), key="duplicate", icon=":material/content_copy:"):
             duplicate(run)
         if job is not None and job.active:
@@ -319,7 +319,7 @@ def duplicate(run: Run) -> None:
         state.notify(
             _("Its pictures lie in {folder}, which is not in datasets/: choose a folder.").format(folder=folder)
         )
-    st.switch_page("pages/train.py")
+    st.switch_page("views/train.py")
 
 
 # ── what it has made ────────────────────────────────────────────────────────────────────────────────────

@@ -52,7 +52,7 @@ def show_step(number: int, name: str, about: str, count: str, page: str, done, f
         st.text(about)
         st.caption(count)
         label = {"dataset": _("Pictures"), "train": _("Set up"), "compare": _("Compare"), "library": _("Library")}
-        st.page_link(f"pages/{page}.py", label=label[page], icon=":material/arrow_forward:", icon_position="right")
+        st.page_link(f"views/{page}.py", label=label[page], icon=":material/arrow_forward:", icon_position="right")
 
 
 def show_runs() -> None:
@@ -65,9 +65,9 @@ def show_runs() -> None:
         status = run.status
         with st.container(border=True, horizontal=True, vertical_alignment="center"):
             text = f"{MARKS[status.state]} {run.name}"
-            st.page_link("pages/runs.py", label=escape(text), query_params={"run": run.name}, width="stretch")
+            st.page_link("views/runs.py", label=escape(text), query_params={"run": run.name}, width="stretch")
             st.caption(f"{_(status.state)} · {plural(len(run.epochs()), 'epoch')}", width="content")
-    st.page_link("pages/runs.py", label=_("All runs"), icon=":material/arrow_forward:")
+    st.page_link("views/runs.py", label=_("All runs"), icon=":material/arrow_forward:")
 
 
 def show_demo() -> None:

@@ -29,7 +29,7 @@ def main() -> None:
                 "Once a run has saved its first epoch, the base and every epoch are drawn here side by side, "
                 "from the same prompts and seeds."
             ),
-            "pages/runs.py" if runs else "pages/train.py",
+            "views/runs.py" if runs else "views/train.py",
             _("See the runs") if runs else _("Set up a training"),
         )
         return
@@ -226,7 +226,7 @@ def watch_export(subject: str) -> None:
     if job and job.state == "done":
         with st.container(border=True):
             st.text(job.tail(5))
-            st.page_link("pages/library.py", label=_("Open the library"), icon=":material/arrow_forward:")
+            st.page_link("views/library.py", label=_("Open the library"), icon=":material/arrow_forward:")
 
 
 def show_viewer(folder: Path) -> None:

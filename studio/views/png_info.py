@@ -97,7 +97,7 @@ def show_lora(name: str, info: LoraInfo) -> None:
                 st.text(str(value))
     if st.button(_("Use these settings to train"), type="primary", key="use", icon=":material/tune:"):
         state.set_draft(values, "Defaults")
-        st.switch_page("pages/train.py")
+        st.switch_page("views/train.py")
 
 
 main()
