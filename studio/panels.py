@@ -30,13 +30,20 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
         st.space("small")
 
 
-def stamp(folder: Path) -> tuple:
-    """Changes whenever a picture or caption of the folder does: what a cached answer about it is keyed by."""
+def stamp(folder: Path) -> tuple[str, str]:
+    """Changes whenever a picture (first) or caption (second) of the folder does: what cached answers are keyed by."""
     try:
         found = images.files(folder, (*images.ENDINGS, ".txt"))
-        return tuple((path.as_posix(), s.st_mtime_ns, s.st_size) for path in found for s in (path.stat(),))
+        seen = [(path.as_posix(), status.st_mtime_ns, status.st_size) for path in found for status in (path.stat(),)]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
+    pictures = [entry for entry in seen if not entry[0].endswith(".txt")]
+    others = [entry for entry in seen if entry[0].endswith(".txt")]
+    return _digest(pictures), _digest(others)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()
 
 
 def toybox_bases() -> list[str]:

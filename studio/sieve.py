@@ -21,24 +21,25 @@ def tag_counts(texts: dict[str, str | None]) -> dict[str, int]:
     return {spelling[key]: number for key, number in counts.most_common()}
 
 
-def keep(path: Path, text: str | None, wanted: str) -> bool:
-    """Whether a picture passes: tags or words by commas, all of which must be there; `-` before one: must not.
+def terms_of(wanted: str) -> list[str]:
+    """What a filter asks for: parts between commas, in the form in which tags are compared."""
+    terms = (term.strip() for term in wanted.split(","))
+    return [("-" if term.startswith("-") else "") + captions.same(term.removeprefix("-")) for term in terms if term]
 
-    A `-` alone: pictures without a caption. A word counts where a tag is it, else where file or caption hold it.
+
+def keep(path: Path, text: str | None, tags: frozenset[str], terms: list[str]) -> bool:
+    """Whether a picture passes: all terms must be there, those with `-` must not; a `-` alone: no caption at all.
+
+    A term counts where a tag is it, else where the file's name or the caption hold it.
     """
-    terms = [term.strip() for term in wanted.split(",") if term.strip()]
-    tags = {captions.same(tag) for tag in captions.split(text or "")}
-    whole = f"{path.name} {captions.same(text or '')}".casefold()
     for term in terms:
         if term == NO_CAPTION:
             if tags:
                 return False
-            continue
-        word = captions.same(term.removeprefix("-"))
-        if term.startswith("-"):
-            if word in tags:
+        elif term.startswith("-"):
+            if term[1:] in tags:
                 return False
-        elif word not in tags and word not in whole:
+        elif term not in tags and term not in f"{path.name} {captions.same(text or '')}".casefold():
             return False
     return True
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import bulk, crops, editing, gallery, jobs, panels, places, sieve, state, uploads
+from studio import bulk, contents, crops, editing, gallery, jobs, panels, places, sieve, state, uploads
+from studio.contents import Contents, Texts
 from studio.language import _, plural
 from studio.text import escape
 from trainer import toybox
-from trainer.dataset import captions, health, images
+from trainer.dataset import captions, health
 from trainer.errors import UserError
 
 PAGE = 12  # pictures at once
@@ -18,7 +19,6 @@ TAGS = 60  # in the list
 PREVIEWED = 8  # captions of a bulk change that are shown
 REFRESH = 2.0
 DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
-Texts = dict[str, str | None]
 
 
 def main() -> None:
@@ -71,78 +71,42 @@ def ask_upload(names: list[str]) -> None:
 # ── the folder ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@st.cache_data(max_entries=20, show_spinner=False)
-def health_of(folder: str, trigger: str, stamp: tuple) -> health.Health:
-    """`stamp` makes the answer old when a file changes."""
-    pictures = tuple(entry for entry in stamp if not entry[0].endswith(".txt"))
-    return health.check(Path(folder), trigger=trigger, known=survey_of(folder, pictures))
-
-
-@st.cache_data(max_entries=20, show_spinner=False)
-def survey_of(folder: str, stamp: tuple) -> dict[Path, images.Picture]:
-    """Decoding the pictures takes long, so an edited caption must not cause it."""
-    try:
-        return {picture.path: picture for picture in images.survey(Path(folder))[0]}
-    except UserError:
-        return {}
-
-
-@st.cache_data(max_entries=20, show_spinner=False)
-def texts_of(folder: str, stamp: tuple) -> Texts:
-    """Picture -> its caption; unreadable ones are left out, the findings name them."""
-    texts: Texts = {}
-    for path in images.find(Path(folder)):
-        try:
-            texts[path.as_posix()] = captions.caption_of(path)
-        except UserError:
-            continue
-    return texts
-
-
 def show_folder(name: str, folder: Path) -> None:
     stamp = panels.stamp(folder)
-    pictures = images.find(folder)
-    if not pictures:
+    found = contents.of(folder.as_posix(), stamp)
+    if not found.pictures:
         st.info(_("No picture in this folder yet: add some."))
         return
-    texts = texts_of(folder.as_posix(), stamp)
     with st.spinner(_("Looking at every picture …")):
-        verdict = health_of(folder.as_posix(), common_trigger(texts), stamp)
-    counts = sieve.tag_counts(texts)
+        verdict = contents.health_of(folder.as_posix(), found.trigger, stamp)
     top = st.container()
     middle, side = st.columns([3, 1], gap="large")
     with side:
-        picked = show_tags(counts)
+        picked = show_tags(found.counts)
         show_findings(verdict)
     with middle:
-        shown = ask_filter(pictures, texts, picked)
-        show_gallery(folder, shown, texts, counts)
+        shown = ask_filter(found, picked)
+        show_gallery(folder, shown, found)
     with top:
-        show_head(name, folder, pictures, shown, texts, verdict)
-    sizes = survey_of(folder.as_posix(), tuple(entry for entry in stamp if not entry[0].endswith(".txt")))
+        show_head(name, folder, found, shown, verdict)
     with st.expander(_("Buckets and crops"), icon=":material/crop:", key="crops", on_change="rerun") as expander:
         if expander.open:
-            crops.show([sizes[path] for path in pictures if path in sizes])
+            sizes = contents.survey(folder.as_posix(), stamp[0])
+            crops.show([sizes[path] for path in found.pictures if path in sizes])
 
 
-def common_trigger(texts: Texts) -> str:
-    firsts = {(captions.split(text or "") or [""])[0] for text in texts.values()}
-    return firsts.pop() if len(firsts) == 1 else ""
-
-
-def show_head(
-    name: str, folder: Path, pictures: list[Path], shown: list[Path], texts: Texts, verdict: health.Health
-) -> None:
+def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdict: health.Health) -> None:
     """Count, score, and what can be done to all captions at once."""
     job = jobs.latest("tag", name)
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(plural(len(pictures), "picture"), width="content")
+        st.text(plural(len(found.pictures), "picture"), width="content")
         word = _("ready to train") if verdict.ready else _("not ready")
         st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.score >= 80 else "orange")
         with st.popover(_("Tag with …"), icon=":material/label:", disabled=bool(job and job.active)):
             ask_tag(name, folder)
         with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
-            ask_bulk(folder, {path.as_posix(): texts.get(path.as_posix()) for path in shown}, len(pictures))
+            captioned = {path.as_posix(): found.texts.get(path.as_posix()) for path in shown}
+            ask_bulk(folder, captioned, len(found.pictures))
         done = captions.history(folder)
         undoable = [operation for operation in done if not operation.undone]
         redoable = [operation for operation in done if operation.undone]
@@ -243,7 +207,7 @@ def change_many(folder: Path, changes: dict, operation: str) -> None:
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask_filter(pictures: list[Path], texts: Texts, picked: list[str]) -> list[Path]:
+def ask_filter(found: Contents, picked: list[str]) -> list[Path]:
     """Those that pass, in the chosen order."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = st.text_input(
@@ -254,12 +218,16 @@ def ask_filter(pictures: list[Path], texts: Texts, picked: list[str]) -> list[Pa
             help=_("Tags or words with commas between; - before one leaves it out; - alone: without a caption."),
         )
         order = st.selectbox(_("Order"), list(sieve.ORDERS), format_func=_, key="order", width=180)
-    terms = ", ".join([wanted, *picked])
-    found = [path for path in pictures if sieve.keep(path, texts.get(path.as_posix()), terms)]
-    return sorted(found, key=lambda path: sieve.ORDERS[order](path, texts.get(path.as_posix())))
+    terms, texts, nothing = sieve.terms_of(", ".join([wanted, *picked])), found.texts, frozenset()
+    kept = [
+        path
+        for path in found.pictures
+        if sieve.keep(path, texts.get(path.as_posix()), found.tags.get(path.as_posix(), nothing), terms)
+    ]
+    return sorted(kept, key=lambda path: sieve.ORDERS[order](path, texts.get(path.as_posix())))
 
 
-def show_gallery(folder: Path, shown: list[Path], texts: Texts, counts: dict[str, int]) -> None:
+def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
     if not shown:
         st.info(_("No picture passes this filter."))
         return
@@ -269,7 +237,7 @@ def show_gallery(folder: Path, shown: list[Path], texts: Texts, counts: dict[str
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.caption(plural(len(shown), "picture"), width="content")
             page = st.pagination(pages, key=f"page {folder.name} {pages}")
-    gallery.show(f"gallery {folder.name}", shown[(page - 1) * PAGE : page * PAGE], texts, counts, save_edit)
+    gallery.show(f"gallery {folder.name}", shown[(page - 1) * PAGE : page * PAGE], found.texts, found.counts, save_edit)
 
 
 def save_edit(key: str) -> None:

@@ -77,11 +77,12 @@ def test_every_bulk_change(name, what, by, after):
      ("hat, -moss", False), ("-", False), ("cat.png", True), ("dog", False)],
 )  # fmt: skip
 def test_the_filter(tmp_path, wanted, kept):
-    assert sieve.keep(tmp_path / "cat.png", "moss, hat, blue hair", wanted) is kept
+    text, tags = "moss, Hat, blue_hair", frozenset({"moss", "hat", "blue hair"})
+    assert sieve.keep(tmp_path / "cat.png", text, tags, sieve.terms_of(wanted)) is kept
 
 
 def test_a_dash_alone_asks_for_pictures_without_a_caption(tmp_path):
-    assert sieve.keep(tmp_path / "a.png", None, "-") and sieve.keep(tmp_path / "a.png", "", "-")
+    assert all(sieve.keep(tmp_path / "a.png", text, frozenset(), sieve.terms_of("-")) for text in (None, ""))
 
 
 def test_tokens_are_counted_as_clip_splits_words():
