@@ -14,6 +14,10 @@ LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
 .st-key-keys { display: none; }
 </style>"""
+# White on the accent of the dark theme has a contrast of 3.5, too little for a label.
+DARK = """<style>
+[data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"]:hover { color: #06121b; }
+</style>"""
 
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
 language.choose()
@@ -27,7 +31,7 @@ pages = [
     st.Page(PAGES / "png_info.py", title=_("PNG info"), icon=":material/image_search:"),
     st.Page(PAGES / "settings.py", title=_("Settings"), icon=":material/settings:"),
 ]
-st.html(LOOK)
+st.html(LOOK + DARK * (st.context.theme.type == "dark"))
 page = st.navigation(pages, position="top")
 gate.ask()
 keys.listen()

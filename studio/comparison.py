@@ -131,7 +131,7 @@ def choose_seed(evaluation: Evaluation, key: str) -> int:
 
 
 def head(table: Table) -> str:
-    cells = ['<th class="head"></th>']
+    cells = [f'<th class="head">{html.escape(_("epoch"))}</th>']
     for prompt in table.prompts:
         leak = f" ({_('leak?')})" if prompt.leak else ""
         cells.append(f'<th title="{html.escape(prompt.prompt)}">{html.escape(prompt.name + leak)}</th>')
