@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import gate, keys, language
+from studio import gate, keys, language, line
 from studio.language import _
 
 # Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
@@ -35,4 +35,5 @@ st.html(LOOK + DARK * (st.context.theme.type == "dark"))
 page = st.navigation(pages, position="top")
 gate.ask()
 keys.listen()
+line.ensure()  # whatever page is opened first after a power cut
 page.run()

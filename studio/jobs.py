@@ -63,6 +63,14 @@ class Job:
         return self.state in ("starting", "running")
 
     @property
+    def ended(self) -> float:
+        """When it wrote its result, in seconds since 1970; 0 while there is none."""
+        try:
+            return (self.folder / "result.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    @property
     def progress(self) -> Progress:
         values = _read(self.folder / "progress.json")
         text = " · ".join(str(part) for part in (values.get("description"), values.get("note")) if part)

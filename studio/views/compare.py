@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -15,6 +16,7 @@ from trainer.errors import UserError
 from trainer.run import Run, slug
 
 REFRESH = 2.0
+NEWS = 600.0  # seconds for which a finished export is worth telling
 
 
 def main() -> None:
@@ -223,7 +225,7 @@ def ask_export(run: Run, epochs: list[int], best: int | None) -> None:
 def watch_export(subject: str) -> None:
     watch(subject, "export", _("Exporting: the file is written, loaded again and checked …"))
     job = jobs.latest("export", subject)
-    if job and job.state == "done":
+    if job and job.state == "done" and time.time() - job.ended < NEWS:
         with st.container(border=True):
             st.text(job.tail(5))
             st.page_link("views/library.py", label=_("Open the library"), icon=":material/arrow_forward:")

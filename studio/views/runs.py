@@ -388,7 +388,6 @@ def show_epochs(run: Run) -> None:
 
 st.title(_("Runs"))
 state.show_notice()
-line.ensure()
 busy = anything_moves()
 st.session_state["runs busy"] = busy
 st.fragment(show, run_every=REFRESH if busy else None)()

@@ -68,7 +68,7 @@ def test_the_first_of_the_queue_starts_when_nothing_trains(here, started):
 def test_a_queue_is_taken_up_again_after_its_process_died(open_page, here, started):
     run = make("a")
     line.change(lambda _: [run.name])
-    open_page("runs")
+    open_page("home")
     assert started[-1][-1] == "line"
 
 
