@@ -258,7 +258,7 @@ def save_edit(key: str) -> None:
 
 def show_tags(counts: dict[str, int]) -> list[str]:
     """The tags with their numbers; those that are clicked must be there."""
-    st.subheader(_("Tags"))
+    st.header(_("Tags"))
     if not counts:
         st.caption(_("No captions yet: **Tag with …** writes them."))
         return []
@@ -280,7 +280,7 @@ def show_tags(counts: dict[str, int]) -> list[str]:
 def show_findings(verdict: health.Health) -> None:
     if not verdict.findings:
         return
-    st.subheader(_("To look at"))
+    st.header(_("To look at"))
     for reason in verdict.reasons:
         st.caption(escape(reason))
     with st.expander(plural(len(verdict.findings), "finding"), key="findings"):

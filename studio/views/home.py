@@ -48,7 +48,7 @@ def show_steps() -> None:
 def show_step(number: int, name: str, about: str, count: str, page: str, done, following: bool) -> None:
     with st.container(border=True, height="stretch"):
         mark = ":green[✔]" if done else ":primary[●]" if following else "○"
-        st.markdown(f"#### {mark} {number} · {name}")
+        st.markdown(f"## {mark} {number} · {name}")
         st.text(about)
         st.caption(count)
         label = {"dataset": _("Pictures"), "train": _("Set up"), "compare": _("Compare"), "library": _("Library")}
@@ -56,7 +56,7 @@ def show_step(number: int, name: str, about: str, count: str, page: str, done, f
 
 
 def show_runs() -> None:
-    st.subheader(_("Last runs"))
+    st.header(_("Last runs"))
     runs = places.runs()
     if not runs:
         st.text(_("None yet. The demo beside this makes one, or set up your own."))
@@ -72,7 +72,7 @@ def show_runs() -> None:
 
 def show_demo() -> None:
     """One button that does the whole job on the built-in miniature models."""
-    st.subheader(_("See the whole job in minutes"))
+    st.header(_("See the whole job in minutes"))
     st.text(_("The demo teaches a tiny built-in model a drawn character: tag, train, compare, export. No download."))
     job = jobs.latest("demo")
     active = panels.show_job(job, "demo", _("Demo"))

@@ -129,7 +129,7 @@ def ask_card(path: Path) -> None:
 
 def show_inspector() -> None:
     """Any LoRA file, whoever made it; it is looked at and not kept."""
-    st.subheader(_("What is this LoRA?"))
+    st.header(_("What is this LoRA?"))
     dropped = st.file_uploader(
         _("Drop a .safetensors file: family, size, trigger words, training settings, and which tools load it."),
         type=["safetensors"],

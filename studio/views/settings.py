@@ -36,7 +36,7 @@ def keep(**changes) -> None:
 
 
 def ask_language() -> None:
-    st.subheader(_("Language"))
+    st.header(_("Language"))
     current = preferences.load().language
     names = {"": _("As in the browser"), **language.LANGUAGES}
     options = list(names)
@@ -54,7 +54,7 @@ def ask_language() -> None:
 
 
 def ask_device() -> None:
-    st.subheader(_("Device"))
+    st.header(_("Device"))
     names = {"auto": _("The best there is"), "cpu": _("Processor (slow, for the toybox)")}
     current = preferences.load().device
     picked = st.selectbox(
@@ -71,7 +71,7 @@ def ask_device() -> None:
 
 
 def show_folders() -> None:
-    st.subheader(_("Folders"))
+    st.header(_("Folders"))
     st.caption(_("Everything lies in the folder that the studio was started in:"))
     st.code(str(Path.cwd()), language=None, wrap_lines=True)
     known = {
@@ -88,7 +88,7 @@ def show_folders() -> None:
 
 def ask_models() -> None:
     """Folders of other tools, whose models are offered beside one's own; they are only read."""
-    st.subheader(_("Models of other tools"))
+    st.header(_("Models of other tools"))
     st.caption(
         _(
             "The folder of an A1111, Forge or ComfyUI installation, or any folder with models. Its base models "
@@ -125,7 +125,7 @@ def ask_models() -> None:
 
 
 def show_doctor() -> None:
-    st.subheader(_("Is everything in order?"))
+    st.header(_("Is everything in order?"))
     job = jobs.latest("doctor")
     if st.button(
         _("Examine this machine"), key="doctor", icon=":material/stethoscope:", disabled=job is not None and job.active

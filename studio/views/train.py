@@ -158,7 +158,7 @@ def show_advanced(preset: dict[str, Any]) -> None:
 
 def show_outcome(preset: dict[str, Any]) -> None:
     """Steps, buckets, problems, and the button; whatever is wrong stands where the button would be."""
-    st.subheader(_("What will happen"))
+    st.header(_("What will happen"))
     try:
         config = configure(preset)
         if not config.data.folder:
