@@ -30,7 +30,7 @@ def declared() -> list[str]:
     """Texts that are declared in the trainer or in a table and shown through a variable."""
     from studio import bulk, forms, sieve, worker
     from trainer.config import settings
-    from trainer.metrics import METRICS
+    from trainer.grid import METRICS
     from trainer.run import COMMANDS
     from trainer.texts import MARKS
 
