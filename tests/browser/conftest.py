@@ -41,6 +41,8 @@ def settle() -> Callable:
     def settled(page) -> None:
         page.wait_for_selector(IDLE)
         page.wait_for_timeout(700)
+        # Widgets whose code the browser is still loading.
+        page.wait_for_function("!document.querySelector('[data-testid=stSkeleton]')")
         page.wait_for_selector(IDLE)
         assert page.locator("[data-testid='stException']").count() == 0
 
