@@ -4,15 +4,36 @@ from pathlib import Path
 
 import streamlit as st
 
-PAGES = Path(__file__).parent / "pages"
+from studio import gate, keys, language, line
+from studio.language import _
+
+# Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
+PAGES = Path(__file__).parent / "views"
+# Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
+LOOK = """<style>
+.stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
+.st-key-keys { display: none; }
+</style>"""
+# White on the accent of the dark theme has a contrast of 3.5, too little for a label.
+DARK = """<style>
+[data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"]:hover { color: #06121b; }
+</style>"""
 
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
+language.choose()
 pages = [
-    st.Page(PAGES / "home.py", title="Home", icon=":material/home:", default=True),
-    st.Page(PAGES / "dataset.py", title="Dataset", icon=":material/photo_library:"),
-    st.Page(PAGES / "train.py", title="Train", icon=":material/tune:"),
-    st.Page(PAGES / "runs.py", title="Runs", icon=":material/monitoring:"),
-    st.Page(PAGES / "compare.py", title="Compare", icon=":material/grid_view:"),
-    st.Page(PAGES / "library.py", title="Library", icon=":material/collections_bookmark:"),
+    st.Page(PAGES / "home.py", title=_("Home"), icon=":material/home:", default=True),
+    st.Page(PAGES / "dataset.py", title=_("Dataset"), icon=":material/photo_library:"),
+    st.Page(PAGES / "train.py", title=_("Train"), icon=":material/tune:"),
+    st.Page(PAGES / "runs.py", title=_("Runs"), icon=":material/monitoring:"),
+    st.Page(PAGES / "compare.py", title=_("Compare"), icon=":material/grid_view:"),
+    st.Page(PAGES / "library.py", title=_("Library"), icon=":material/collections_bookmark:"),
+    st.Page(PAGES / "png_info.py", title=_("PNG info"), icon=":material/image_search:"),
+    st.Page(PAGES / "settings.py", title=_("Settings"), icon=":material/settings:"),
 ]
-st.navigation(pages, position="top").run()
+st.html(LOOK + DARK * (st.context.theme.type == "dark"))
+page = st.navigation(pages, position="top")
+gate.ask()
+keys.listen()
+line.ensure()  # whatever page is opened first after a power cut
+page.run()

@@ -10,6 +10,7 @@ from typing import Any, get_origin
 import streamlit as st
 
 from studio import state
+from studio.language import _
 from studio.text import escape
 from trainer import presets
 from trainer.config import Setting, TrainConfig, settings
@@ -53,7 +54,7 @@ def show(paths: Sequence[str], preset: dict[str, Any], columns: int = 2) -> None
 def show_groups(paths: Sequence[str], preset: dict[str, Any]) -> None:
     """Widgets for these settings under the headings of their parts."""
     for part, members in groupby(paths, key=lambda path: path.split(".")[0]):
-        st.markdown(f"**{TITLES.get(part, part)}**", help=PARTS.get(part))
+        st.markdown(f"**{_(TITLES.get(part, part))}**", help=_(PARTS.get(part) or ""))
         show(list(members), preset)
 
 
@@ -81,29 +82,29 @@ def widget(setting: Setting, preset: dict[str, Any], scope: str = "") -> None:
 
 
 def label(setting: Setting, changed: bool) -> str:
-    unit = f" ({setting.unit})" if setting.unit else ""
-    return ("● " if changed else "") + escape(setting.label + unit)
+    unit = f" ({_(setting.unit)})" if setting.unit else ""
+    return ("● " if changed else "") + escape(_(setting.label) + unit)
 
 
 def explain(setting: Setting, usual: Any, changed: bool) -> str:
     """The help text with limits, kohya's name and, when changed, what the preset says."""
-    parts = [escape(setting.help)]
+    parts = [escape(_(setting.help))]
     if limits := _limits(setting):
-        parts.append(f"Range: {escape(limits)}.")
+        parts.append(_("Range: {range}.").format(range=escape(limits)))
     if setting.kohya:
-        parts.append("In kohya: " + ", ".join(f"`{name}`" for name in setting.kohya) + ".")
+        parts.append(_("In kohya:") + " " + ", ".join(f"`{name}`" for name in setting.kohya) + ".")
     if changed:
-        parts.append(f"● differs from the preset, which has {escape(shown(usual))}.")
+        parts.append(_("● differs from the preset, which has {value}.").format(value=escape(shown(usual))))
     return "\n\n".join(parts)
 
 
 def shown(value: Any) -> str:
     """A value as people write it."""
     if isinstance(value, bool):
-        return "on" if value else "off"
+        return _("on") if value else _("off")
     if isinstance(value, (tuple, list)):
         return ", ".join(shown(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value) or "nothing"
+    return f"{value:g}" if isinstance(value, float) else str(value) or _("nothing")
 
 
 def same(one: Any, other: Any) -> bool:
@@ -169,7 +170,12 @@ def _limits(setting: Setting) -> str:
     limits = setting.limits
     if get_origin(setting.type) is tuple or not {"ge", "gt", "le", "lt"} & limits.keys():
         return ""
-    low = f"from {limits['ge']:g}" if "ge" in limits else f"above {limits['gt']:g}" if "gt" in limits else ""
-    high = f"to {limits['le']:g}" if "le" in limits else f"below {limits['lt']:g}" if "lt" in limits else ""
-    multiple = f", in steps of {limits['multiple_of']}" if "multiple_of" in limits else ""
-    return f"{low} {high}".strip() + multiple
+    low = _("from {n}") if "ge" in limits else _("above {n}") if "gt" in limits else ""
+    high = _("to {n}") if "le" in limits else _("below {n}") if "lt" in limits else ""
+    ends = [
+        text.format(n=f"{limits[next(key for key in keys if key in limits)]:g}")
+        for text, keys in ((low, ("ge", "gt")), (high, ("le", "lt")))
+        if text
+    ]
+    multiple = ", " + _("in steps of {n}").format(n=limits["multiple_of"]) if "multiple_of" in limits else ""
+    return " ".join(ends) + multiple

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 import trainer.run
+from studio import preferences
 from trainer.errors import UserError
 from trainer.files import write_json
 from trainer.run import Run
@@ -59,6 +63,14 @@ class Job:
         return self.state in ("starting", "running")
 
     @property
+    def ended(self) -> float:
+        """When it wrote its result, in seconds since 1970; 0 while there is none."""
+        try:
+            return (self.folder / "result.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
+    @property
     def progress(self) -> Progress:
         values = _read(self.folder / "progress.json")
         text = " · ".join(str(part) for part in (values.get("description"), values.get("note")) if part)
@@ -70,6 +82,12 @@ class Job:
     def cancel(self) -> None:
         """Ask it to end as Ctrl-C would; it keeps what it has finished."""
         (self.folder / "stop").touch()
+
+    def kill(self) -> None:
+        """End it at once, without its saving anything; only while its lock shows that the process is the one."""
+        with suppress(OSError, ValueError):
+            if self.state == "running":
+                os.killpg(int((self.folder / "pid").read_text()), signal.SIGKILL)
 
 
 def start(verb: str, *arguments: str, subject: str = "") -> Job:
@@ -85,9 +103,34 @@ def start_training(run: Run) -> Job:
         raise UserError(f"{run.name} is being worked on already.")
     folder = run.path / "job"
     folder.mkdir(exist_ok=True)
-    for name in ("result.json", "progress.json", "stop", "lock"):
+    for name in ("result.json", "progress.json", "stop", "lock", "pid"):
         (folder / name).unlink(missing_ok=True)
     return _launch(Job(folder, run.path / "train.log"), ["resume", str(run.path)], run.name)
+
+
+def start_tensorboard(folder: Path) -> Job:
+    """TensorBoard over the runs, for this machine only; one that is there already is used again."""
+    job = latest("tensorboard", folder.as_posix())
+    if job is not None and job.active:
+        return job
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = ["--logdir", folder.as_posix(), "--host", "127.0.0.1", "--port", str(port)]
+    return start("tensorboard", *where, subject=folder.as_posix())
+
+
+def address(job: Job) -> str:
+    """Where a TensorBoard that was started answers; empty until it does."""
+    arguments = job.about.get("arguments", [])
+    if "--port" not in arguments or not job.active:
+        return ""
+    port = int(arguments[arguments.index("--port") + 1])
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=0.3).close()
+    except OSError:
+        return ""
+    return f"http://127.0.0.1:{port}/"
 
 
 def job_of(run: Run) -> Job | None:
@@ -127,7 +170,9 @@ def _launch(job: Job, arguments: list[str], subject: str) -> Job:
     write_json(job.folder / "job.json", {"arguments": arguments, "subject": subject, "started": time.time()})
     # The same code as this page's, also where the studio runs from a folder that is not installed.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "110"}
+    plain = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "110"}
+    inherited = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
+    environment = {**inherited, **plain, **preferences.environment()}
     with open(job.log, "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(job.folder), *arguments],

@@ -9,8 +9,3 @@ def escape(text: object) -> str:
     """Text for elements that read markdown, with every mark of it taken literally, on one line."""
     line = " ".join(str(text).split())
     return "".join("\\" + letter if letter in MARKDOWN else letter for letter in line)
-
-
-def plural(number: int, noun: str) -> str:
-    """`1 picture`, `12 pictures`."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from studio import places
+from studio.language import _
 from trainer.dataset import images
 from trainer.errors import UserError
 from trainer.files import write_bytes
 
 MOST_BYTES = 64_000_000  # of one picture
 MOST_TEXT = 100_000  # of one caption
+MOST_FILES = 20_000  # in one zip
+MOST_UNPACKED = 8_000_000_000  # bytes of one zip
+TAKEN = [ending.lstrip(".") for ending in images.ENDINGS] + ["txt", "zip"]
 
 
 @dataclass
@@ -28,12 +35,12 @@ class Report:
 
 
 def save(name: str, files: list[tuple[str, bytes]]) -> Report:
-    """Write these (name, content) into datasets/NAME. Raises UserError for a name that is none."""
+    """Write these (name, content), zips unpacked, into datasets/NAME. Raises UserError for a name that is none."""
     folder = folder_for(name)
     if not files:
-        raise UserError("Choose some pictures first.")
+        raise UserError(_("Choose some pictures first."))
     report = Report(folder)
-    for file_name, content in files:
+    for file_name, content in unpacked(files, report):
         target = folder / plain(Path(file_name.replace("\\", "/")).name)
         if reason := refusal(target, content):
             report.refused.append(f"{target.name} {reason}")
@@ -42,11 +49,42 @@ def save(name: str, files: list[tuple[str, bytes]]) -> Report:
     return report
 
 
+def unpacked(files: list[tuple[str, bytes]], report: Report) -> Iterator[tuple[str, bytes]]:
+    """The files, and in place of a zip what is in it; only the last part of a name in it ever counts."""
+    for name, content in files:
+        if not name.lower().endswith(".zip"):
+            yield name, content
+            continue
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                yield from members(archive, name, report)
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error):
+            report.refused.append(_("{name} cannot be unpacked: damaged, or locked with a password.").format(name=name))
+
+
+def members(archive: zipfile.ZipFile, name: str, report: Report) -> Iterator[tuple[str, bytes]]:
+    entries = [entry for entry in archive.infolist() if not entry.is_dir() and not hidden(entry.filename)]
+    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > MOST_UNPACKED:
+        report.refused.append(_("{name} unpacks to more than a dataset holds.").format(name=name))
+        return
+    for entry in entries:
+        if entry.file_size > MOST_BYTES:  # what the zip claims; reading stops there even if it lies
+            report.refused.append(_("{name} is too large.").format(name=Path(entry.filename).name))
+            continue
+        with archive.open(entry) as file:
+            yield entry.filename, file.read(MOST_BYTES + 1)
+
+
+def hidden(name: str) -> bool:
+    """What systems put into zips beside the pictures: __MACOSX/, .DS_Store."""
+    return any(part.startswith((".", "__MACOSX")) and part != ".." for part in Path(name).parts)
+
+
 def folder_for(name: str) -> Path:
     """datasets/NAME, for a name that is one plain folder's."""
     cleaned = plain(name)
     if not cleaned or cleaned != name.strip() or cleaned.startswith("."):
-        raise UserError("Give the folder a plain name, such as moss-cat: letters, digits, spaces, - and _.")
+        raise UserError(_("Give the folder a plain name, such as moss-cat: letters, digits, spaces, - and _."))
     return places.DATASETS / cleaned
 
 
@@ -58,19 +96,19 @@ def plain(name: str) -> str:
 def refusal(target: Path, content: bytes) -> str:
     """Why a file is not taken; empty when it is."""
     if target.exists():
-        return "is there already."
+        return _("is there already.")
     if target.suffix.lower() == ".txt":
-        return "" if len(content) <= MOST_TEXT else "is too long for a caption."
+        return "" if len(content) <= MOST_TEXT else _("is too long for a caption.")
     if target.suffix.lower() not in images.ENDINGS:
-        return "is neither a picture nor a caption."
+        return _("is neither a picture nor a caption.")
     if len(content) > MOST_BYTES:
-        return f"is larger than {MOST_BYTES / 1e6:.0f} MB."
+        return _("is too large.")
     try:
         with Image.open(io.BytesIO(content), formats=images.FORMATS) as picture:
             wide, high = picture.size
             if wide * high > images.MAX_PIXELS:
-                return "claims more pixels than can be trained on."
+                return _("claims more pixels than can be trained on.")
             picture.verify()
     except Exception:  # a damaged file can make a decoder raise anything
-        return "is not a picture that can be read."
+        return _("is not a picture that can be read.")
     return ""

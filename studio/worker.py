@@ -4,10 +4,14 @@ The job's folder tells everything about it, so a studio that was closed meanwhil
 
     job.json        the command, written by the studio before the start
     lock            held for the worker's life: liveness is the lock, never a pid
+    pid             whom to kill while the lock is held
     log             what the command printed (a run's own log is its train.log)
     progress.json   where its progress bar stands
     stop            an empty file: asks the worker to end, as Ctrl-C would
     result.json     its exit code; absent when it was killed
+
+Commands that need the graphics card hold .studio/device.lock while they work, so that training and rendering
+take turns; one that has to wait says so in its progress.
 """
 
 from __future__ import annotations
@@ -17,30 +21,67 @@ import runpy
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from trainer.files import write_json
 
 LOOK = 0.5  # seconds between looks for a request to stop
+DEVICE = Path(".studio") / "device.lock"
+ON_DEVICE = ("resume", "evaluate", "export", "demo")
+WAITING = "Waiting for the device"
 
 
 def main(folder: Path, arguments: list[str]) -> int:
     with FileLock(folder / "lock", timeout=0):
+        (folder / "pid").write_text(str(os.getpid()))
         threading.Thread(target=_obey, args=(folder / "stop",), daemon=True).start()
         os.environ["LORA_STUDIO_PROGRESS"] = str(folder / "progress.json")
-        code = _run(arguments)
+        code = _in_turn(folder, arguments)
         sys.stdout.flush()
         write_json(folder / "result.json", {"code": code})
     return code
 
 
+def _in_turn(folder: Path, arguments: list[str]) -> int:
+    try:
+        with _device(folder) if arguments[0] in ON_DEVICE else nullcontext():
+            return _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+
+
+@contextmanager
+def _device(folder: Path) -> Iterator[None]:
+    """Hold the device's lock; waiting for it is shown and can be cancelled."""
+    DEVICE.parent.mkdir(exist_ok=True)
+    lock = FileLock(DEVICE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        write_json(folder / "progress.json", {"description": WAITING})
+        lock.acquire(poll_interval=LOOK)
+        (folder / "progress.json").unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _run(arguments: list[str]) -> int:
     """The command in this process; its exit code."""
     sys.argv = ["lora-studio", *arguments]
+    # Besides the trainer's commands: TensorBoard, and what starts the runs that wait.
+    module = {"tensorboard": "tensorboard.main", "line": "studio.line"}.get(arguments[0], "trainer")
     try:
-        runpy.run_module("trainer", run_name="__main__", alter_sys=True)
+        if module == "trainer":
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv = arguments
+            runpy.run_module(module, run_name="__main__")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:

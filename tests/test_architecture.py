@@ -35,6 +35,7 @@ STUDIO = CONTRACT | {
     "toybox",  # a table of paths
     "kohya",  # describe() reads a file's header
     "grid",  # Table: a comparison's rows and columns
+    "voting",  # the blind vote, and what it changes in the recommendation
 }
 
 
@@ -84,6 +85,7 @@ def test_processes_are_started_in_one_place():
 
 
 STUDIO_MODULES = ["studio.app", "studio.panels", "studio.forms", "studio.jobs", "trainer.kohya", "trainer.grid"]
+STUDIO_MODULES += ["trainer.voting", "studio.line", "studio.gallery", "studio.loras", "studio.ballot"]
 CHEAP = ["trainer.run", "trainer.config", "trainer.cells", "trainer.taggers", "trainer.vote"]
 
 

@@ -1,34 +1,14 @@
-"""One real journey in Chromium: open the studio over a prepared folder, edit, train a tiny base, see it finish.
-
-Skipped with the reason where there is no playwright or no Chromium.
-"""
-
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from pathlib import Path
+"""Real journeys in Chromium: edit captions, train a tiny base, vote, and what the keyboard does on the way."""
 
 import pytest
 import tiny
+from comparisons import make_comparison
+from serving import served
 from trainees import draw_pictures
 
+from trainer import vote
 from trainer.dataset import captions
 from trainer.run import find_runs
-
-ROOT = Path(__file__).parent.parent.parent
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
-PATIENCE = 180_000  # ms, for a busy machine
-IDLE = "[data-testid='stApp'][data-test-script-state='notRunning']"
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}")
 
 PRESET = """
 [model]
@@ -49,84 +29,111 @@ batch_size = 2
 
 
 @pytest.fixture
-def workplace(tmp_path) -> Path:
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     draw_pictures(tmp_path / "datasets" / "moss")
-    tiny.base_folder(tmp_path / "models" / "tiny", "sd15")
-    (tmp_path / "presets").mkdir()
-    (tmp_path / "presets" / "a-tiny.toml").write_text(PRESET)
     return tmp_path
 
 
-@pytest.fixture
-def studio(workplace):
-    """The studio's address, served over the folder for the time of a test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "trainer", "ui", f"--port={port}"]
-    # A process group of its own: `ui` starts Streamlit, and both must end.
-    with open(workplace / "ui.log", "wb") as log:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(
-            command, cwd=workplace, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(address)
-        yield address
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+def test_from_captions_to_a_finished_run(browser, page, settle, workplace):
+    tiny.base_folder(workplace / "models" / "tiny", "sd15")
+    (workplace / "presets").mkdir()
+    (workplace / "presets" / "a-tiny.toml").write_text(PRESET)
+    with served(workplace) as studio:
+        page.goto(f"{studio}/train")
+        settle(page)
+        page.get_by_role("combobox", name="Preset").click()
+        page.get_by_role("option", name="a-tiny").click()
+        page.get_by_text("5 pictures × 1 repeat × 2 epochs").wait_for()
+        page.get_by_role("button", name="Start training").click()
+        page.wait_for_url("**/runs*")
+        page.get_by_text("finished", exact=True).first.wait_for()
+        (run,) = find_runs()
+        assert run.status.state == "finished" and len(run.epochs()) == 2
+
+        page.reload()
+        settle(page)
+        page.get_by_text(run.name).first.wait_for()
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_text("No runs yet").wait_for()
+        page.get_by_role("button", name="Trash (1)").click()
+        page.get_by_role("button", name="Restore").click()
+        page.get_by_text("finished", exact=True).first.wait_for()
 
 
-def wait_for(address: str) -> None:
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{address}/_stcore/health", timeout=2)
-            return
-        except OSError:
-            time.sleep(0.4)
-    raise AssertionError("the studio did not come up")
+def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplace):
+    folder = workplace / "datasets" / "moss"
+    captions.write_captions(folder, {folder / "00.txt": "moss, <img src=x onerror=alert(1)>, hat"}, "test")
+    with served(workplace) as studio:
+        page.goto(f"{studio}/dataset")
+        settle(page)
+        # What a caption holds is text, whatever it looks like.
+        page.get_by_text("<img src=x onerror=alert(1)>").first.wait_for()
+        page.get_by_role("button", name="remove hat").click()
+        page.get_by_text("Saved 1 caption").wait_for()
+        assert captions.caption_of(folder / "00.png").endswith("alert(1)>")
+
+        # Autocomplete from the folder's own tags, then the filter by its key, then undo over a reload.
+        second = page.get_by_role("group", name="01.png")
+        box = second.get_by_role("textbox")
+        box.press_sequentially("onerr")
+        second.get_by_role("option").first.wait_for()
+        box.press("ArrowDown")
+        box.press("Enter")
+        page.wait_for_timeout(500)
+        settle(page)
+        assert "onerror" in captions.caption_of(folder / "01.png")
+        second.focus()
+        page.keyboard.press("ArrowRight")
+        assert "02.png" in page.evaluate(ACTIVE)
+        page.keyboard.press("/")
+        page.keyboard.type("onerror")
+        page.keyboard.press("Enter")
+        settle(page)
+        assert page.get_by_role("group", name=".png").count() == 2
+        page.reload()
+        settle(page)
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_text("Took back changes to 1 caption").wait_for()
+        assert "onerror" not in captions.caption_of(folder / "01.png")
+
+        # Another tab: the second to save is told, and what the first wrote stays.
+        other = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        other.goto(f"{studio}/dataset")
+        settle(other)
+        for tab, words in ((page, "from one tab"), (other, "from the other")):
+            card = tab.get_by_role("group", name="03.png")
+            card.get_by_role("button", name="as text").click()
+            area = card.get_by_role("textbox")
+            area.fill(words)
+            area.press("Control+s")
+            settle(tab)
+        other.get_by_text("changed elsewhere").wait_for()
+        assert captions.caption_of(folder / "03.png") == "from one tab"
 
 
-@pytest.fixture
-def page():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS.split())
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(PATIENCE)
-        yield page
-        browser.close()
+# What has the focus, also inside of a component.
+ACTIVE = """() => {
+  let node = document.activeElement;
+  while (node?.shadowRoot?.activeElement) node = node.shadowRoot.activeElement;
+  return node?.getAttribute("aria-label") ?? "";
+}"""
 
 
-def settle(page) -> None:
-    page.wait_for_selector(IDLE)
-    page.wait_for_timeout(500)
-    assert page.locator("[data-testid='stException']").count() == 0
-
-
-def test_from_captions_to_a_finished_run(studio, page, workplace, monkeypatch):
-    monkeypatch.chdir(workplace)
-    page.goto(f"{studio}/dataset")
-    settle(page)
-    box = page.locator("textarea").first
-    box.fill("moss, from the browser")
-    box.press("Control+Enter")
-    page.get_by_text("Saved 1 caption").wait_for()
-    assert captions.caption_of(workplace / "datasets" / "moss" / "00.png") == "moss, from the browser"
-
-    page.goto(f"{studio}/train")
-    settle(page)
-    page.get_by_role("combobox", name="Preset").click()
-    page.get_by_role("option", name="a-tiny").click()
-    page.get_by_text("5 pictures × 1 repeat × 2 epochs").wait_for()
-    page.get_by_role("button", name="Start training").click()
-    page.wait_for_url("**/runs*")
-    page.get_by_text("finished", exact=True).first.wait_for()
-    (run,) = find_runs()
-    assert run.status.state == "finished" and len(run.epochs()) == 2
-
-    page.reload()
-    settle(page)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.get_by_text(run.name).first.wait_for()
+def test_a_vote_by_keyboard(page, settle, workplace):
+    run = make_comparison(epochs=2)
+    folder = run.evaluation_folder("character")
+    with served(workplace) as studio:
+        page.goto(f"{studio}/compare")
+        settle(page)
+        page.get_by_role("tab", name="Blind vote").click()
+        page.get_by_text("Which is better?").wait_for()
+        settle(page)
+        for number, key in enumerate("120b", 1):
+            page.keyboard.press(key)
+            page.get_by_text(f"{number} votes").or_(page.get_by_text("votes (")).first.wait_for()
+            settle(page)
+        assert [one.outcome for one in vote.read_votes(folder)] == ["left", "right", "tie", "bad"]
+        page.keyboard.press("u")
+        settle(page)
+        assert len(vote.read_votes(folder)) == 3

@@ -40,7 +40,7 @@ def open_page(here) -> Callable[..., AppTest]:
         app.run()
         for key, value in address.items():
             app.query_params[key] = value
-        app.switch_page(f"pages/{name}.py").run()
+        app.switch_page(f"views/{name}.py").run()
         assert not app.exception, app.exception
         return app
 

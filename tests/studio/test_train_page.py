@@ -5,7 +5,7 @@ from trainees import draw_pictures
 
 from studio import jobs
 from trainer import presets
-from trainer.run import find_runs
+from trainer.run import Run, find_runs
 
 
 @pytest.fixture
@@ -92,3 +92,24 @@ def test_a_broken_preset_is_named(open_page, words, pictures, here):
     page = open_page("train")
     page.selectbox(key="preset 0").select("a-broken").run()
     assert "a-broken.toml" in words(page)
+
+
+def test_while_something_trains_a_new_run_waits_in_the_queue(open_page, words, pictures, started, here):
+    from studio import line
+
+    busy = Run.create(presets.layer({"name": "busy"}))
+    with busy.lock():
+        page = open_page("train")
+        assert "would wait in the queue" in words(page)
+        page.button(key="start").click().run()
+        assert not page.exception
+        (waiting,) = line.names()
+    assert waiting.endswith("moss-cat") and started[0][-1] == "line"
+
+
+def test_a_run_can_be_made_without_starting_it(open_page, pictures, started):
+    page = open_page("train")
+    page.button(key="later").click().run()
+    assert not page.exception and not started
+    (run,) = find_runs()
+    assert run.status.state == "queued"

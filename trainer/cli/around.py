@@ -11,7 +11,10 @@ import typer
 from trainer import presets
 from trainer.cli.app import app
 from trainer.config import settings
+from trainer.errors import UserError
 from trainer.terminal import console, plain, table
+
+SHORTEST_PASSWORD = 8
 
 
 @app.command(name="presets")
@@ -83,13 +86,36 @@ def demo(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Where it listens, on this machine only.")] = 8501):
+def ui(
+    port: Annotated[int, typer.Option(help="Where it listens.")] = 8501,
+    listen: Annotated[str, typer.Option(help="Another address than this machine's own, such as 0.0.0.0.")] = "",
+    password: Annotated[
+        str, typer.Option(envvar="LORA_STUDIO_PASSWORD", help="Asked for with --listen; better in the environment.")
+    ] = "",
+):
     """Serve the studio in the browser, for this machine only, over the folder that it is started in."""
+    import os
     import subprocess
 
+    address = listen or "127.0.0.1"
+    environment = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
+    if listen:
+        environment["LORA_STUDIO_PASSWORD"] = require_password(password)
     page = Path(__file__).resolve().parents[2] / "studio" / "app.py"
     command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     # Also in studio/.streamlit/config.toml; said here again because a user's own configuration must not open it up.
-    safe = ["--server.address=127.0.0.1", "--server.enableXsrfProtection=true", "--browser.gatherUsageStats=false"]
-    console.print(f"The studio opens at [bold]http://127.0.0.1:{port}[/]; Ctrl-C ends it, what it started goes on.")
-    raise typer.Exit(subprocess.call([*command, *safe]))
+    safe = [f"--server.address={address}", "--server.enableXsrfProtection=true", "--browser.gatherUsageStats=false"]
+    console.print(f"The studio opens at [bold]http://{address}:{port}[/]; Ctrl-C ends it, what it started goes on.")
+    raise typer.Exit(subprocess.call([*command, *safe], env=environment))
+
+
+def require_password(password: str) -> str:
+    """The password, asked for at a terminal where it was not given. Raises UserError when there is none."""
+    if not password and sys.stdin.isatty():
+        password = typer.prompt("Password for the studio", hide_input=True, confirmation_prompt=True)
+    if len(password) < SHORTEST_PASSWORD:
+        raise UserError(
+            f"--listen opens the studio to other machines and needs a password of {SHORTEST_PASSWORD} letters or more: "
+            "set LORA_STUDIO_PASSWORD, or give it when you are asked."
+        )
+    return password

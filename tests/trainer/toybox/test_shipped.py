@@ -41,9 +41,7 @@ def test_the_folders_load_with_the_real_classes():
         assert not (folder / "vae").exists()
         unet = UNet2DConditionModel.from_pretrained(str(folder / "unet"))
         assert (unet.config.in_channels, unet.config.sample_size) == (4, 16)
-        widths = [
-            kind.from_pretrained(str(folder / name)).config.hidden_size for name, kind in encoders.items()
-        ]
+        widths = [kind.from_pretrained(str(folder / name)).config.hidden_size for name, kind in encoders.items()]
         assert sum(widths) == unet.config.cross_attention_dim
         tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
         assert tokenizer.model_max_length == 77

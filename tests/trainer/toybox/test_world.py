@@ -29,12 +29,9 @@ def test_a_scene_and_its_jitter_decide_every_pixel():
 def test_tags_come_in_a_fixed_order_and_say_nothing_of_what_is_absent():
     scene = Scene("star", "red", "crown", "blue", "angry", "left", "up", "scarf", "moon", "pink")
     assert scene.caption() == (
-        "1creature, star body, red body, crown, blue hat, angry, facing left, arms up, scarf, moon, "
-        "pink background"
+        "1creature, star body, red body, crown, blue hat, angry, facing left, arms up, scarf, moon, pink background"
     )
-    assert Scene().caption() == (
-        "1creature, round body, blue body, smile, facing front, arms down, white background"
-    )
+    assert Scene().caption() == ("1creature, round body, blue body, smile, facing front, arms down, white background")
     assert set(scene.tags()) <= set(all_tags())
 
 

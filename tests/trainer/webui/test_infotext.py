@@ -58,9 +58,7 @@ def test_no_text_crashes(text):
     parse(text)
 
 
-@pytest.mark.parametrize(
-    "text", ['{"a": ' * 5000, "[" * 100000, 'a: "' * 3000, "Steps: 1, " * 5000, "a: b, " * 20000]
-)
+@pytest.mark.parametrize("text", ['{"a": ' * 5000, "[" * 100000, 'a: "' * 3000, "Steps: 1, " * 5000, "a: b, " * 20000])
 def test_long_nonsense_is_read(text):
     parse(text)
 

@@ -200,9 +200,7 @@ def test_deep_brackets_are_read_in_reasonable_time(text):
 def tokenize(text):
     """One token a word, commas apart; the id is the word's number or its hash."""
     words = text.replace(",", " , ").split()
-    return [
-        267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words
-    ]
+    return [267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words]
 
 
 def words(start, end):
@@ -294,9 +292,7 @@ def test_styles_merge():
 
 def test_styles_are_read_from_a1111s_file(tmp_path):
     file = tmp_path / "styles.csv"
-    file.write_text(
-        'name,prompt,negative_prompt\nOil,"oil painting, {prompt}",blurry\nNone,,\n', encoding="utf-8-sig"
-    )
+    file.write_text('name,prompt,negative_prompt\nOil,"oil painting, {prompt}",blurry\nNone,,\n', encoding="utf-8-sig")
     assert read_styles(file) == {"Oil": ("oil painting, {prompt}", "blurry"), "None": ("", "")}
     with pytest.raises(UserError, match="missing.csv"):
         read_styles(tmp_path / "missing.csv")

@@ -203,9 +203,7 @@ def test_dpmpp_2m_against_diffusers():
     diffusers = pytest.importorskip("diffusers")
     made = plan("DPM++ 2M", None, MODEL, 20)
     x = start() * made.sigmas[0]
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        **config(), final_sigmas_type="zero", lower_order_final=True
-    )
+    scheduler = diffusers.DPMSolverMultistepScheduler(**config(), final_sigmas_type="zero", lower_order_final=True)
     scheduler.config.euler_at_final = True
     assert relative(made.run(curved, x), run_unit_variance(scheduler, made.sigmas, x)) < 1e-4
 
@@ -300,9 +298,7 @@ def test_a_batch_is_its_pictures_alone(label):
     def render(seeds):
         first = NoiseSource(shape, seeds, "CPU", device="cpu", ensd=31337)
         x = made.start(first.initial())
-        return made.run(
-            curved, x, noise_for(made, shape, seeds) if made.sampler.noise == "brownian" else first
-        )
+        return made.run(curved, x, noise_for(made, shape, seeds) if made.sampler.noise == "brownian" else first)
 
     alone = torch.cat([render([seed]) for seed in seeds])
     assert relative(render(seeds), alone) < 1e-6

@@ -7,8 +7,9 @@ from typing import Any
 
 import streamlit as st
 
-from studio import forms, jobs, panels, places, state
-from studio.text import escape, plural
+from studio import forms, jobs, line, panels, places, state
+from studio.language import _, plural
+from studio.text import escape
 from trainer import checks, presets
 from trainer.config import TrainConfig, settings
 from trainer.dataset import buckets
@@ -23,7 +24,7 @@ LISTED = 12  # crops shown before they are counted
 
 
 def main() -> None:
-    st.title("Train")
+    st.title(_("Train"))
     state.show_notice()
     form, outcome = st.columns([3, 2], gap="large")
     with form:
@@ -45,7 +46,7 @@ def choose_preset() -> dict[str, Any]:
     names = [*presets.find(), NO_PRESET]
     current = st.session_state.get(state.PRESET, first_preset(names))
     index = names.index(current) if current in names else 0
-    name = st.selectbox("Preset", names, index=index, key=f"preset {state.generation()}")
+    name = st.selectbox(_("Preset"), names, index=index, key=f"preset {state.generation()}")
     if name != current:
         state.set_draft(state.draft(), name)
         st.rerun()
@@ -90,7 +91,7 @@ def usual_names() -> dict[str, str]:
 def ask_base(preset: dict[str, Any]) -> None:
     """A base that was found or any other that is typed; only here may a path lead outside the working folder."""
     usual = preset.get("model.base", TrainConfig().model.base)
-    found = [base.path for base in places.bases()]
+    found = {base.path: base.label for base in places.bases()}
     value = state.draft().get("model.base", usual)
     options = list(dict.fromkeys([value, usual, *found, *panels.toybox_bases()]))
     setting = forms.by_path()["model.base"]
@@ -99,8 +100,9 @@ def ask_base(preset: dict[str, Any]) -> None:
         forms.label(setting, changed),
         options,
         key=f"set {state.generation()} model.base",
+        format_func=lambda path: found.get(path, path),
         accept_new_options=True,
-        help=forms.explain(setting, usual, changed) + "\n\nChoose one, or type a path or hub id.",
+        help=forms.explain(setting, usual, changed) + "\n\n" + _("Choose one, or type a path or hub id."),
     )
     set_or_drop("model.base", picked, usual)
 
@@ -108,11 +110,11 @@ def ask_base(preset: dict[str, Any]) -> None:
 def ask_pictures() -> None:
     names = places.datasets()
     if not names:
-        st.text("Pictures")
-        st.caption("No folder in datasets/ yet.")
-        st.page_link("pages/dataset.py", label="Add pictures", icon=":material/add_photo_alternate:")
+        st.text(_("Pictures"))
+        st.caption(_("No folder in datasets/ yet."))
+        st.page_link("views/dataset.py", label=_("Add pictures"), icon=":material/add_photo_alternate:")
         return
-    name = state.select("Pictures", "dataset", names, help="A folder in datasets/ with pictures and their captions.")
+    name = state.select(_("Pictures"), "dataset", names, help=_("A folder in datasets/ with pictures and captions."))
     state.draft()["data.folder"] = (places.DATASETS / name).as_posix()
 
 
@@ -146,8 +148,8 @@ def set_or_drop(path: str, value: Any, usual: Any) -> None:
 def show_advanced(preset: dict[str, Any]) -> None:
     paths = [s.path for s in settings() if not s.front and s.path not in OWN]
     differing = sum(path in state.draft() for path in paths)
-    note = f" ({differing} differ{'s' * (differing == 1)} from the preset)" if differing else ""
-    with st.expander(f"Advanced{note}", key=f"advanced {state.generation()}"):
+    note = _(" ({n} changed from the preset)").format(n=differing) if differing else ""
+    with st.expander(_("Advanced") + note, key=f"advanced {state.generation()}"):
         forms.show_groups(paths, preset)
 
 
@@ -156,11 +158,11 @@ def show_advanced(preset: dict[str, Any]) -> None:
 
 def show_outcome(preset: dict[str, Any]) -> None:
     """Steps, buckets, problems, and the button; whatever is wrong stands where the button would be."""
-    st.subheader("What will happen")
+    st.header(_("What will happen"))
     try:
         config = configure(preset)
         if not config.data.folder:
-            st.info("Choose a folder of pictures, and this column says what training will do with it.")
+            st.info(_("Choose a folder of pictures, and this column says what training will do with it."))
             return
         examples = cached_examples(config.data.model_dump_json(), panels.stamp(Path(config.data.folder)))
     except UserError as error:
@@ -177,7 +179,7 @@ def configure(preset: dict[str, Any]) -> TrainConfig:
     return presets.layer(preset, usual_names(), state.draft(), where="This form")
 
 
-@st.cache_data(max_entries=20, show_spinner="Looking at the pictures …")
+@st.cache_data(max_entries=20, show_spinner=False)
 def cached_examples(data: str, stamp: tuple) -> list[Example]:
     """`stamp` makes the answer old when a file changes."""
     from trainer.config import DataConfig
@@ -187,24 +189,26 @@ def cached_examples(data: str, stamp: tuple) -> list[Example]:
 
 def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     steps, per_epoch = count_steps(examples, config)
-    st.metric("Steps", f"{steps:,}", label_visibility="collapsed")
+    st.metric(_("Steps"), f"{steps:,}", label_visibility="collapsed")
     repeats, epochs = plural(config.data.repeats, "repeat"), plural(config.loop.epochs, "epoch")
     pictures = f"{plural(len(examples), 'picture')} × {repeats} × {epochs}"
-    st.text(f"{pictures} ÷ batch {config.loop.batch_size} = {plural(steps, 'step')}")
-    st.caption(f"{plural(per_epoch, 'step')} an epoch. Every epoch is saved as a finished file in runs/.")
+    batches = _("{pictures} ÷ batch {size} = {steps}")
+    st.text(batches.format(pictures=pictures, size=config.loop.batch_size, steps=plural(steps, "step")))
+    each = _("{steps} an epoch. Every epoch is saved as a finished file in runs/.")
+    st.caption(each.format(steps=plural(per_epoch, "step")))
 
 
 def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> bool:
     """Every problem with the button that mends it; True when one of them keeps the run from starting."""
     for number, problem in enumerate(problems[:6]):
         say = st.error if problem.severity == "error" else st.warning
-        name = forms.by_path()[problem.setting].label
+        name = _(forms.by_path()[problem.setting].label)
         say(f"**{escape(name)}**: {escape(problem.reason)}", icon=":material/error:" if say is st.error else None)
         if problem.suggestion is not None:
-            text = f"Set {name} to {forms.shown(problem.suggestion)}"
+            text = _("Set {name} to {value}").format(name=name, value=forms.shown(problem.suggestion))
             st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))
     if len(problems) > 6:
-        st.caption(f"… and {plural(len(problems) - 6, 'smaller thing')} to look at.")
+        st.caption(_("… and {n} more").format(n=len(problems) - 6))
     return any(problem.severity == "error" for problem in problems)
 
 
@@ -222,55 +226,73 @@ def show_buckets(config: TrainConfig, examples: list[Example]) -> None:
         config.loop.batch_size,
     )
     cropped = sorted((e for e in examples if e.placement.lost > 0), key=lambda e: -e.placement.lost)
-    with st.expander(f"{plural(len(plan.buckets), 'bucket')}, {len(cropped)} pictures cropped", key="buckets"):
+    title = _("{buckets}, {n} pictures cropped").format(buckets=plural(len(plan.buckets), "bucket"), n=len(cropped))
+    with st.expander(title, key="buckets"):
         for line in plan.buckets:
             st.text(str(line))
         for example in cropped[:LISTED]:
-            st.caption(f"{escape(example.path.name)}: {example.placement.lost:.0%} cropped off")
+            lost = _("{share} cut off").format(share=f"{example.placement.lost:.0%}")
+            st.caption(f"{escape(example.path.name)}: {escape(lost)}")
         if len(cropped) > LISTED:
-            st.caption(f"… and {len(cropped) - LISTED} more")
+            st.caption(_("… and {n} more").format(n=len(cropped) - LISTED))
 
 
 def show_actions(config: TrainConfig, preset: dict[str, Any], blocked: bool) -> None:
-    if st.button("Start training", type="primary", width="stretch", disabled=blocked, icon=":material/play_arrow:"):
-        start(config)
+    waits = line.busy() or bool(line.names())
+    if waits:
+        st.caption(_("Something is training: this run would wait in the queue until the device is free."))
+    label, icon = (
+        (_("Add to queue"), ":material/playlist_add:") if waits else (_("Start training"), ":material/play_arrow:")
+    )
+    if st.button(label, type="primary", width="stretch", disabled=blocked, icon=icon, key="start"):
+        start(config, waits)
+    if not waits and st.button(
+        _("Make the run, start it later"), width="stretch", disabled=blocked, key="later", icon=":material/schedule:"
+    ):
+        start(config, None)
     left, right = st.columns(2)
-    if left.button("Reset to the preset", width="stretch", disabled=not state.draft().keys() - {"data.folder"}):
+    untouched = not state.draft().keys() - {"data.folder"}
+    if left.button(_("Reset to the preset"), width="stretch", disabled=untouched, key="reset"):
         state.set_draft({})
         st.rerun()
-    with right.popover("Save as preset", width="stretch"):
+    with right.popover(_("Save as preset"), width="stretch"):
         save_preset(config)
 
 
-def start(config: TrainConfig) -> None:
-    """Make the run and hand it to a worker; from then on the runs page shows it."""
+def start(config: TrainConfig, waits: bool | None) -> None:
+    """Make the run and hand it to a worker, put it into the queue, or (None) leave it at that."""
     try:
         run = Run.create(config, places.RUNS)
-        jobs.start_training(run)
+        if waits:
+            line.add(run)
+        elif waits is not None:
+            jobs.start_training(run)
     except UserError as error:
         st.error(escape(error))
         return
     state.choose("run", run.name)
-    st.switch_page("pages/runs.py", query_params={"run": run.name})
+    st.switch_page("views/runs.py", query_params={"run": run.name})
 
 
 def save_preset(config: TrainConfig) -> None:
-    name = st.text_input("Name of the preset", key="preset name")
-    about = st.text_input("What it is for", key="preset about")
-    if not st.button("Save", key="save preset", disabled=not name.strip()):
+    name = st.text_input(_("Name of the preset"), key="preset name")
+    about = st.text_input(_("What it is for"), key="preset about")
+    if not st.button(_("Save"), key="save preset", disabled=not name.strip()):
         return
     path = places.PRESETS / f"{slug(name)}.toml"
     if path.exists():
-        st.error(f"{escape(path)} is there already: choose another name.")
+        st.error(escape(_("{file} is there already: choose another name.").format(file=path)))
         return
-    changed = {path: value for path, (_, value) in presets.differences(config).items() if path not in OWN[:1] + OWN[2:]}
+    changed = {
+        path: value for path, (_default, value) in presets.differences(config).items() if path not in OWN[:1] + OWN[2:]
+    }
     try:
         write_text(path, presets.to_toml(presets.nest(changed), about.strip()))
     except UserError as error:
         st.error(escape(error))
         return
     state.set_draft({path: value for path, value in state.draft().items() if path in OWN}, path.stem)
-    state.notify(f"Saved {path}.")
+    state.notify(_("Saved {name}.").format(name=path))
     st.rerun()
 
 

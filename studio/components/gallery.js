@@ -1,0 +1,168 @@
+// Pictures with their captions as tag chips or as free text. All texts are set as text, never as markup.
+// data: {items: [{id, name, src, text, tags, tokens, limit}], vocabulary: [[tag, count], …], words: {…}}
+// Trigger "edit": {id, before, tags} or {id, before, text}.
+
+const SUGGESTED = 7;
+
+const make = (tag, cls, props = {}, ...children) => {
+  const node = Object.assign(document.createElement(tag), props);
+  if (cls) node.className = cls;
+  node.append(...children);
+  return node;
+};
+
+const key = tag => tag.replaceAll("\\(", "(").replaceAll("\\)", ")").replaceAll("_", " ").trim().toLowerCase();
+
+export default function ({ data, parentElement, setTriggerValue }) {
+  const root = parentElement.querySelector("#gallery");
+  const memory = root.memory ??= { free: new Set(), drafts: new Map() };
+  const { items, vocabulary, words } = data;
+  const active = root.getRootNode().activeElement;
+  const focused = active?.closest?.(".card")?.dataset.id;
+  const inside = active?.dataset?.part;
+
+  const edit = (item, change) => setTriggerValue("edit", { id: item.id, before: item.text, ...change });
+
+  function suggestions(item, typed) {
+    const have = new Set(item.tags.map(key)), wanted = key(typed);
+    const fits = vocabulary.filter(([tag]) => !have.has(key(tag)) && key(tag).includes(wanted));
+    // What begins with the letters comes before what merely holds them; within each, the more frequent first.
+    return fits.sort((a, b) => key(b[0]).startsWith(wanted) - key(a[0]).startsWith(wanted)).slice(0, SUGGESTED);
+  }
+
+  function adder(item) {
+    const input = make("input", "", { placeholder: words.add, autocomplete: "off", spellcheck: false });
+    input.dataset.part = "add";
+    input.setAttribute("aria-label", `${words.add} ${item.name}`);
+    const box = make("div", "add", {}, input);
+    let list = null, at = -1;
+    const close = () => { list?.remove(); list = null; at = -1; };
+    const take = tag => {
+      const added = tag.split(",").map(one => one.trim()).filter(Boolean);
+      if (added.length) edit(item, { tags: [...item.tags, ...added] });
+      input.value = "";
+      close();
+    };
+    const offer = () => {
+      close();
+      const found = input.value.trim() ? suggestions(item, input.value) : [];
+      if (!found.length) return;
+      list = make("ul", "list", {});
+      list.setAttribute("role", "listbox");
+      list.setAttribute("aria-label", words.own);
+      for (const [tag, count] of found) {
+        const row = make("li", "", {}, make("span", "", { textContent: tag }), make("span", "", { textContent: count }));
+        row.setAttribute("role", "option");
+        row.setAttribute("aria-selected", "false");
+        row.onmousedown = event => { event.preventDefault(); take(tag); };
+        list.append(row);
+      }
+      box.append(list);
+    };
+    const mark = to => {
+      const rows = [...(list?.children ?? [])];
+      if (!rows.length) return;
+      at = (to + rows.length) % rows.length;
+      rows.forEach((row, place) => row.setAttribute("aria-selected", String(place === at)));
+    };
+    input.oninput = offer;
+    input.onblur = close;
+    input.onkeydown = event => {
+      if (event.key === "ArrowDown" && list) { event.preventDefault(); event.stopPropagation(); mark(at + 1); }
+      else if (event.key === "ArrowUp" && list) { event.preventDefault(); event.stopPropagation(); mark(at - 1); }
+      else if (event.key === "Enter" || (event.key === "Tab" && at >= 0) || (event.key === "s" && (event.ctrlKey || event.metaKey))) {
+        event.preventDefault();
+        take(at >= 0 && list ? list.children[at].firstChild.textContent : input.value);
+      } else if (event.key === "Escape") { close(); input.closest(".card").focus(); }
+      else if (event.key === "Backspace" && !input.value && item.tags.length) {
+        event.preventDefault();
+        edit(item, { tags: item.tags.slice(0, -1) });
+      }
+    };
+    return box;
+  }
+
+  function chips(item) {
+    const row = make("div", "chips");
+    item.tags.forEach((tag, place) => {
+      const away = make("button", "", { textContent: "✕", title: words.remove });
+      away.setAttribute("aria-label", `${words.remove} ${tag}`);
+      away.onclick = () => edit(item, { tags: item.tags.filter((_, other) => other !== place) });
+      const chip = make("span", "chip", { title: tag, draggable: true }, make("span", "", { textContent: tag }), away);
+      chip.ondragstart = event => event.dataTransfer.setData("text/plain", `${item.id}\n${place}`);
+      chip.ondragover = event => event.preventDefault();
+      chip.ondrop = event => {
+        event.preventDefault();
+        const [id, from] = event.dataTransfer.getData("text/plain").split("\n");
+        if (id !== item.id || Number(from) === place) return;
+        const tags = [...item.tags];
+        tags.splice(place, 0, ...tags.splice(Number(from), 1));
+        edit(item, { tags });
+      };
+      row.append(chip);
+    });
+    return row;
+  }
+
+  function freeText(item) {
+    const area = make("textarea", "", { value: memory.drafts.get(item.id) ?? item.text, spellcheck: false });
+    area.dataset.part = "text";
+    area.setAttribute("aria-label", `${words.caption} ${item.name}`);
+    const save = () => {
+      memory.drafts.delete(item.id);
+      if (area.value.trim() !== item.text) edit(item, { text: area.value });
+    };
+    area.oninput = () => memory.drafts.set(item.id, area.value);
+    area.onchange = save;
+    area.onkeydown = event => {
+      if ((event.ctrlKey || event.metaKey) && (event.key === "s" || event.key === "Enter")) { event.preventDefault(); save(); }
+      if (event.key === "Escape") area.closest(".card").focus();
+    };
+    return area;
+  }
+
+  function card(item) {
+    const picture = item.src
+      ? make("img", "", { src: item.src, alt: item.name })
+      : make("span", "broken", { textContent: words.broken });
+    const tokens = make("span", "tokens" + (item.tokens > item.limit ? " over" : ""), {
+      textContent: `≈ ${item.tokens}/${item.limit}`, title: words.tokens });
+    const node = make("div", "card", { tabIndex: 0 },
+      make("div", "frame", {}, picture),
+      make("div", "head", {}, make("span", "name", { textContent: item.name, title: item.name }), tokens));
+    node.dataset.id = item.id;
+    node.setAttribute("role", "group");
+    node.setAttribute("aria-label", item.name);
+    if (item.text === null) {
+      node.append(make("span", "broken", { textContent: words.unreadable }));
+      return node;
+    }
+    const free = memory.free.has(item.id);
+    const mode = make("button", "mode", { textContent: free ? words.chips : words.text });
+    mode.onclick = () => { free ? memory.free.delete(item.id) : memory.free.add(item.id); draw(item.id, free ? "add" : "text"); };
+    if (free) node.append(freeText(item), make("div", "foot", {}, mode));
+    else node.append(chips(item), make("div", "foot", {}, adder(item), mode));
+    return node;
+  }
+
+  function draw(focus, part) {
+    root.replaceChildren(...items.map(card));
+    const target = [...root.children].find(node => node.dataset.id === focus);
+    (target?.querySelector(`[data-part="${part}"]`) ?? target)?.focus({ preventScroll: true });
+  }
+
+  root.onkeydown = event => {
+    const cards = [...root.children], place = cards.indexOf(event.target);
+    if (place < 0) return;  // someone types into a card
+    const across = Math.max(1, getComputedStyle(root).gridTemplateColumns.split(" ").length);
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
+    if (step) { event.preventDefault(); cards[place + step]?.focus(); }
+    if (event.key === "Enter") { event.preventDefault(); event.target.querySelector("[data-part]")?.focus(); }
+  };
+
+  // What is typed into a card must not reach the page's shortcuts: Ctrl-Z there is the text field's own.
+  const typing = event => { if (event.target.matches("input, textarea")) event.stopPropagation(); };
+  root.addEventListener("keydown", typing);
+  draw(focused, inside);
+  return () => root.removeEventListener("keydown", typing);
+}

@@ -1,0 +1,49 @@
+"""Changes to captions from the page: written through the folder's journal, never over what another tab has written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from studio.language import _, plural
+from trainer.dataset import captions, images
+from trainer.errors import UserError
+
+
+def save(folder: Path, change: Mapping[str, Any]) -> str:
+    """Write what one card of the gallery asks for: {"id", "before", "tags" or "text"}; what to say about it.
+
+    Raises UserError for a picture that is not in the folder, and when the caption is no longer what the page
+    showed: the message then holds both texts.
+    """
+    path = next((path for path in images.find(folder) if path.as_posix() == change.get("id")), None)
+    if path is None:
+        raise UserError(_("This picture is no longer in the folder: reload the page."))
+    wanted = captions.join(map(str, change["tags"])) if "tags" in change else str(change.get("text", "")).strip()
+    now = captions.caption_of(path) or ""
+    if now != change.get("before"):
+        raise UserError(
+            _("{name} has been changed elsewhere meanwhile; it now reads: {now}. Not saved: {wanted}").format(
+                name=path.name, now=now or "–", wanted=wanted or "–"
+            )
+        )
+    if wanted == now:
+        return ""
+    captions.write_captions(folder, {captions.sidecar(path): wanted or None}, f"edit {path.name}")
+    return _("Saved 1 caption.")
+
+
+def save_many(folder: Path, changes: Mapping[str, tuple[str, str]], operation: str) -> str:
+    """Write a bulk change {picture: (before, after)} as one step; pictures that changed meanwhile are left alone."""
+    fresh, stale = {}, 0
+    for name, (before, after) in changes.items():
+        path = Path(name)
+        if (captions.caption_of(path) or "") == before:
+            fresh[captions.sidecar(path)] = after or None
+        else:
+            stale += 1
+    captions.write_captions(folder, fresh, operation)
+    said = _("Saved {captions}.").format(captions=plural(len(fresh), "caption"))
+    left = _("{captions} had been changed elsewhere and stayed as they are.").format(captions=plural(stale, "caption"))
+    return f"{said} {left}" if stale else said

@@ -1,0 +1,83 @@
+"""Brings locales/ up to date: `python -m studio.translate` after a text of the studio has changed.
+
+Collects every text that `_` and `plural` mark, and what is declared elsewhere and shown by name; keeps the
+translations that fit, marks what is new as untranslated, and compiles the files that are read at run time.
+Needs Babel, which the `dev` extra installs.
+"""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+from studio.language import LANGUAGES, LOCALES
+
+KEYWORDS = {"_": None, "plural": (2,)}
+SOURCE = Path(__file__).parent
+DATE = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def messages() -> list[str]:
+    """Every text of the studio, in the order of the files."""
+    from babel.messages.extract import extract_from_dir
+
+    found = [message for _, _, message, _, _ in extract_from_dir(str(SOURCE), keywords=KEYWORDS)]
+    return list(dict.fromkeys([*map(str, found), *declared()]))
+
+
+def declared() -> list[str]:
+    """Texts that are declared in the trainer or in a table and shown through a variable."""
+    from studio import bulk, forms, sieve, worker
+    from trainer.config import settings
+    from trainer.grid import METRICS
+    from trainer.run import COMMANDS
+    from trainer.texts import MARKS
+
+    texts = [text for one in settings() for text in (one.label, one.help, one.unit)]
+    texts += [*forms.TITLES.values(), *filter(None, forms.PARTS.values())]
+    texts += [metric.label for metric in METRICS.values()]
+    texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, worker.WAITING]
+    return [text for text in texts if text]
+
+
+def po(language: str) -> Path:
+    return LOCALES / language / "LC_MESSAGES" / "studio.po"
+
+
+def update(language: str) -> list[str]:
+    """Write the language's .po and .mo anew; returns what is not translated yet."""
+    from babel.messages.catalog import Catalog
+    from babel.messages.mofile import write_mo
+    from babel.messages.pofile import read_po, write_po
+
+    known = {}
+    if po(language).exists():
+        old = read_po(io.BytesIO(po(language).read_bytes()))
+        known = {message.id: message.string for message in old if message.id}
+    about = {"project": "LoRA Studio", "version": "1", "last_translator": "LoRA Studio", "language_team": "LoRA Studio"}
+    # Without dates the files change only when a text does.
+    catalog = Catalog(
+        locale=language,
+        header_comment=f"# Texts of the studio: {LANGUAGES[language]}.",
+        **about,
+        msgid_bugs_address="-",
+        creation_date=DATE,
+        revision_date=DATE,
+        fuzzy=False,
+    )
+    for text in messages():
+        catalog.add(text, known.get(text, ""))
+    po(language).parent.mkdir(parents=True, exist_ok=True)
+    with open(po(language), "wb") as file:
+        write_po(file, catalog, width=120)
+    with open(po(language).with_suffix(".mo"), "wb") as file:
+        write_mo(file, catalog)
+    return [message.id for message in catalog if message.id and not message.string]
+
+
+if __name__ == "__main__":
+    for name in LANGUAGES:
+        if name != "en":
+            left = update(name)
+            print(f"{name}: {len(left)} not translated" + "".join(f"\n  {text}" for text in left))
