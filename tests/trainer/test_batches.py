@@ -21,7 +21,7 @@ def batch(size: int = 4, **settings) -> Batch:
     placement = buckets.place(64, 64, [(64, 64)])
     caption = "moss, hat, sitting, blue, outside"
     examples = [Example(Path(f"{n}.png"), str(n), caption, 64, 64, 1, placement) for n in range(size)]
-    latents = [{"mean": torch.full((4, 8, 8), float(n)), "std": torch.ones(4, 8, 8)} for n in range(size)]
+    latents = {(n, 0): {"mean": torch.full((4, 8, 8), float(n)), "std": torch.ones(4, 8, 8)} for n in range(size)}
     return Batches(config, examples, latents).make(0, 0, list(range(size)), ALPHAS)
 
 
