@@ -229,5 +229,3 @@ def _balanced(examples: list[Example], wanted: int) -> list[Example]:
     for at in range(len(examples)):
         times[at] += missing // len(examples) + (at < missing % len(examples))
     return [replace(example, repeats=times[at]) for at, example in enumerate(examples)]
-
-

@@ -46,14 +46,13 @@ def train(run: Run, listener: Listener | None = None) -> None:
     with _held(run, accelerator), _outcome(recorder), _signals() as signals:
         recorder.state("preparing", "Reading pictures")
         Trainer(run, config, accelerator, recorder, signals).train()
+    accelerator.end_training()
 
 
 class Trainer:
     """Everything a run holds while it trains."""
 
-    def __init__(
-        self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]
-    ):
+    def __init__(self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]):
         self.run, self.config, self.accelerator, self.recorder = run, config, accelerator, recorder
         self.signals = signals
         self.started = time.time()
@@ -193,7 +192,11 @@ class Trainer:
             total += loss.detach()
         rates = self._step_optimizer()
         self._settle()
-        self._pending = (self.position.step + 1, {"epoch": epoch + 1, **rates}, processes.total(self.accelerator, total))
+        self._pending = (
+            self.position.step + 1,
+            {"epoch": epoch + 1, **rates},
+            processes.total(self.accelerator, total),
+        )
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
 
     def _loss(self, batch: Batch) -> Tensor:

@@ -79,9 +79,7 @@ def threshold(settings: LossConfig, snr: Tensor, timesteps: Tensor, steps: int) 
     return torch.full_like(snr, c)
 
 
-def error(
-    settings: LossConfig, predicted: Tensor, wanted: Tensor, c: Tensor, mask: Tensor | None = None
-) -> Tensor:
+def error(settings: LossConfig, predicted: Tensor, wanted: Tensor, c: Tensor, mask: Tensor | None = None) -> Tensor:
     """Error of each picture, in float32. [B, 4, h, w] → [B]; `c` [B] is the `threshold` of the Huber losses.
 
     `mask` [B, 1, h, w] in [0, 1] says how much each place counts. The mean is still over the whole picture, as

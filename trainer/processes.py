@@ -5,25 +5,35 @@ The adapter is small, so its gradients are summed in one reduction of one flat b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
+
+from trainer.errors import UserError
 
 Result = TypeVar("Result")
 
 
 def on_main(make: Callable[[], Result]) -> Result:
-    """What the main process makes of it, in every process that `accelerate launch` started; alone, just made."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return make()
-    from accelerate.utils import broadcast_object_list
+    """What the main process makes, in every process that `accelerate launch` started.
 
-    made = [make() if PartialState().is_main_process else None]
-    return broadcast_object_list(made)[0]
+    A UserError is raised in the main process; the others end without a word, for one has been said.
+    """
+    main = PartialState().is_main_process
+    made: list = [None, None]
+    if main:
+        try:
+            made[0] = make()
+        except UserError as error:
+            made[1] = error
+    result, error = broadcast_object_list(made)
+    if error is not None:
+        raise error if main else SystemExit(2)
+    return result
 
 
 def part(accelerator: Accelerator, work: Sequence[Result]) -> Sequence[Result]:

@@ -18,7 +18,8 @@ from trainer.files import write_json
 from trainer.run import Run, Status
 from trainer.texts import MARKS, duration, file_size
 
-console = Console(highlight=False)
+# Of several processes under `accelerate launch` one speaks.
+console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 TELL_INTERVAL = 0.5  # seconds between two writes of the progress file
 LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
 
