@@ -56,7 +56,7 @@ class Example:
 
 
 def load_examples(config: DataConfig) -> list[Example]:
-    """Every picture of every folder, none dropped, in natural order.
+    """Every picture of every folder, none dropped: those of each folder in natural order, the held-back ones last.
 
     A picture without a caption is trained on the trigger word, or on what kohya's folder name says. Raises
     UserError for a missing or empty folder, a broken picture or mask, or an unreadable caption, naming the file.
@@ -68,11 +68,12 @@ def load_examples(config: DataConfig) -> list[Example]:
         found += _load(*_folder_and_times(text), config, "training")
     if len({example.path.resolve() for example in found}) < len(found):
         raise UserError("data.more_folders: a folder is given twice, or inside another one: name each only once.")
-    found = _hold_back(found, config.validation_split)
+    found, held = _hold_back(found, config.validation_split)
     if config.regularisation:
-        wanted = sum(example.repeats for example in found if example.role == "training")
+        wanted = sum(example.repeats for example in found)
         found += _balanced(_load(Path(config.regularisation), 1, config, "regularisation"), wanted)
-    return found
+    # Last, so that what is drawn for the others is what it would be without them.
+    return found + held
 
 
 def trained(examples: Iterable[Example]) -> list[Example]:
@@ -198,13 +199,13 @@ def _digest(path: Path) -> str:
 # ── who is trained ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _hold_back(examples: list[Example], split: float) -> list[Example]:
-    """Some marked as held back: whole groups of near-duplicates, at least one group and never all.
+def _hold_back(examples: list[Example], split: float) -> tuple[list[Example], list[Example]]:
+    """(to be trained, held back): whole groups of near-duplicates, at least one group and never all.
 
     Which ones depends on the pictures alone, so runs with other settings are measured by the same ones.
     """
     if split == 0:
-        return examples
+        return examples, []
     wanted = max(1, round(split * len(examples)) if split < 1 else round(split))
     groups = likeness.groups([example.path for example in examples])
     groups.sort(key=lambda group: min(examples[at].digest for at in group))
@@ -219,7 +220,8 @@ def _hold_back(examples: list[Example], split: float) -> list[Example]:
             "data.validation_split: nothing would be left to train on: hold fewer pictures back (all of them may be "
             "nearly the same picture)."
         )
-    return [replace(example, role="validation") if at in held else example for at, example in enumerate(examples)]
+    kept = [example for at, example in enumerate(examples) if at not in held]
+    return kept, [replace(examples[at], role="validation") for at in sorted(held)]
 
 
 def _balanced(examples: list[Example], wanted: int) -> list[Example]:

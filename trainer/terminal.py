@@ -79,7 +79,7 @@ def training_bar() -> Iterator:
 
 
 def figures(progress: runs.Progress) -> str:
-    """"loss 0.123 · 1.02 s/step · 5 min left", as far as it is known."""
+    """ "loss 0.123 · 1.02 s/step · 5 min left", as far as it is known."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -93,9 +93,10 @@ def figures(progress: runs.Progress) -> str:
 def print_plan(examples: list[Example], config) -> None:
     """What will happen, before the first step: every bucket, crop and repeat."""
     steps, per_epoch = count_steps(examples, config)
+    seen = sum(example.repeats for example in trained(examples))
     console.print(
-        f"[bold]{len(examples)}[/] pictures, {sum(example.repeats for example in trained(examples))} an epoch with their "
-        f"repeats, × {config.loop.epochs} epochs, batch {config.loop.batch_size} = [bold]{steps}[/] steps "
+        f"[bold]{len(examples)}[/] pictures, {seen} an epoch with their repeats, "
+        f"× {config.loop.epochs} epochs, batch {config.loop.batch_size} = [bold]{steps}[/] steps "
         f"({per_epoch} per epoch)"
     )
     listed = [example for example in examples if len(examples) <= LISTED_PICTURES or example.placement.lost > 0]

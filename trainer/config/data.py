@@ -168,8 +168,8 @@ class DataConfig(Part):
     caption_prefix: str = setting(
         "",
         label="Before each caption",
-        help="Words put before every caption with a space, never shuffled; write the comma too. Regularisation pictures "
-        "get them as well.",
+        help="Words put before every caption with a space, never shuffled; write the comma too. Regularisation "
+        "pictures get them as well.",
         kohya="caption_prefix",
     )
     caption_suffix: str = setting(
@@ -223,8 +223,8 @@ class DataConfig(Part):
         le=225,
         multiple_of=75,
         label="Longest caption",
-        help="Tokens of a caption that are read: 75, 150 or 225, joined as kohya does, and the rest is cut off. 0 reads "
-        "all of every caption, joined as A1111 does.",
+        help="Tokens of a caption that are read: 75, 150 or 225, joined as kohya does, and the rest is cut off. 0 "
+        "reads all of every caption, joined as A1111 does.",
         kohya="max_token_length",
     )
     validation_split: float = setting(
@@ -232,7 +232,7 @@ class DataConfig(Part):
         ge=0,
         le=10_000,
         label="Held back",
-        help="Pictures kept out of training to measure it by: below 1 a share, from 1 on a number. Near-duplicates stay "
-        "together. The loss on them, at the same noise after each epoch, rises when the LoRA begins to overfit.",
+        help="Pictures kept out of training to measure it by: below 1 a share, from 1 on a number. Near-duplicates "
+        "stay together. The loss on them, at the same noise after each epoch, rises when the LoRA begins to overfit.",
         kohya="validation_split",
     )
