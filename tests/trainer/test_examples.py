@@ -111,3 +111,37 @@ def test_how_many_are_held_back(tmp_path):
         loaded(folder, validation_split=12)
     config = presets.layer({"data.validation_split": 2, "data.folder": str(folder)})
     assert count_steps(loaded(folder, validation_split=2), config)[1] == 10
+
+
+# ── what the file says ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_metadata_tells_folders_repeats_and_augmentation(tmp_path, folders):
+    import json
+
+    from trainer import environment, families, kohya
+
+    bare(tmp_path / "set" / "10_moss girl")
+    bare(tmp_path / "more", 1, start=5)
+    bare(tmp_path / "cats", 2, start=9)
+    values = {
+        "folder": str(tmp_path / "set"), "more_folders": (f"{tmp_path / 'more'}*2",), "flip": True, "max_tokens": 150,
+        "regularisation": str(tmp_path / "cats"), "random_crop": True, "colour_shift": True, "tag_dropout": 0.1, **SMALL,
+    }  # fmt: skip
+    config = presets.layer({f"data.{key}": value for key, value in values.items()} | {"loss.prior_weight": 0.5})
+    model = families.load(str(folders["sd15"]))
+    facts = environment.facts(model, config, load_examples(config.data), started=0.0)
+    found = kohya.training_metadata(config, facts)
+    assert json.loads(found["ss_dataset_dirs"]) == {
+        "10_moss girl": {"n_repeats": 10, "img_count": 2}, "more": {"n_repeats": 2, "img_count": 1},
+    }  # fmt: skip
+    assert json.loads(found["ss_reg_dataset_dirs"]) == {"cats": {"n_repeats": 11, "img_count": 2}}
+    assert json.loads(found["ss_tag_frequency"])["10_moss girl"] == {"moss girl": 2}
+    assert [part["is_reg"] for part in json.loads(found["ss_datasets"])[0]["subsets"]] == [False, False, True]
+    assert sum(entry["count"] for entry in json.loads(found["ss_bucket_info"])["buckets"].values()) == 44
+    wanted = {
+        "ss_num_train_images": "22", "ss_num_reg_images": "22", "ss_prior_loss_weight": "0.5", "ss_flip_aug": "True",
+        "ss_random_crop": "True", "ss_color_aug": "True", "ss_max_token_length": "150",
+        "ss_caption_tag_dropout_rate": "0.1",
+    }  # fmt: skip
+    assert wanted.items() <= found.items()

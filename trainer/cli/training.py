@@ -58,12 +58,13 @@ def start(config: TrainConfig) -> Run:
 
 
 def _prepare(config: TrainConfig) -> Path:
-    from trainer import checks
+    from trainer import basecheck, checks
     from trainer.examples import load_examples
 
     examples = load_examples(config.data)
     problems = checks.check(config, examples)
     checks.require(problems)
+    problems += basecheck.check(config, examples)
     print_plan(examples, config)
     for problem in problems:
         console.print(f"[yellow]Note[/] {plain(str(problem))}")

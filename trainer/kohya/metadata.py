@@ -176,7 +176,6 @@ def _about_data(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_cache_latents": True,
         "ss_caption_dropout_rate": data.caption_dropout,
         "ss_caption_tag_dropout_rate": data.tag_dropout,
-        "ss_caption_dropout_every_n_epochs": data.caption_dropout_every,
         "ss_resolution": f"({data.resolution}, {data.resolution})",
         "ss_datasets": [dataset],
         "ss_dataset_dirs": _directories(facts.images),
