@@ -238,7 +238,7 @@ class CaptionEncoder:
         if self.is_cached:
             device = next(self.model.unet.parameters()).device
             return Conditioning.cat([self._cached[text] for text in texts]).to(device)
-        with torch.set_grad_enabled(self.trains):
+        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             return self._encode(texts)
 
     def _encode(self, texts: list[str]) -> Conditioning:

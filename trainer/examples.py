@@ -94,9 +94,16 @@ def common_first_tag(folder: Path) -> str:
     """The tag that stands first in every caption of a folder: its trigger word. Empty when there is none."""
     firsts = set()
     for path in images.find(folder):
-        tags = captions.split(captions.caption_of(path) or "")
+        tags = captions.split(_words(path, folder))
         firsts.add(tags[0] if tags else "")
     return firsts.pop() if len(firsts) == 1 else ""
+
+
+def _words(picture: Path, root: Path, extension: str = captions.EXTENSION) -> str:
+    """What the caption file says, or without one kohya's folder name."""
+    endings = dict.fromkeys([extension, captions.EXTENSION, ".caption"])
+    texts = (captions.caption_of(picture, ending) for ending in endings)
+    return next((text for text in texts if text is not None), named_by_folder(picture, root)[1])
 
 
 # ── folders ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,13 +126,13 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
     usual = config.repeats if role == "training" else 1
     found = []
     for picture in images.scan(folder):
-        repeats, words = named_by_folder(picture.path, folder)
-        mask = _mask_of(picture, folder, config) if role == "training" else None
+        repeats, _ = named_by_folder(picture.path, folder)
+        mask, mask_digest = _mask_of(picture, folder, config) if role == "training" else (None, "")
         found.append(
             Example(
                 path=picture.path,
                 digest=picture.digest,
-                caption=_caption(picture.path, config, words, role),
+                caption=_caption(_words(picture.path, folder, config.caption_extension), config, role),
                 width=picture.width,
                 height=picture.height,
                 repeats=(repeats or usual) * times,
@@ -135,7 +142,7 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
                 root=folder,
                 role=role,
                 mask=mask,
-                mask_digest=_digest(mask) if mask else "",
+                mask_digest=mask_digest,
             )
         )
     return found
@@ -155,10 +162,7 @@ def _kohya_folder(picture: Path, root: Path) -> Path | None:
     return next((folder for folder in around if _KOHYA_FOLDER.fullmatch(folder.name)), None)
 
 
-def _caption(picture: Path, config: DataConfig, words: str, role: Role) -> str:
-    endings = dict.fromkeys([config.caption_extension, captions.EXTENSION, ".caption"])
-    texts = (captions.caption_of(picture, ending) for ending in endings)
-    caption = next((text for text in texts if text is not None), words)
+def _caption(caption: str, config: DataConfig, role: Role) -> str:
     if role == "regularisation":
         return caption or config.class_word
     lines = caption.split("\n") if config.wildcards else [caption]
@@ -178,22 +182,19 @@ def _with_trigger(caption: str, config: DataConfig) -> str:
 # ── masks ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _mask_of(picture: images.Picture, root: Path, config: DataConfig) -> Path | None:
-    """The grey picture of the same name in the mask folder, or the picture itself for its transparency."""
+def _mask_of(picture: images.Picture, root: Path, config: DataConfig) -> tuple[Path | None, str]:
+    """The grey picture of the same name in the mask folder, or the picture itself for its transparency, and the
+    SHA-256 of that file."""
     if not config.mask_folder:
-        return picture.path if config.alpha_mask and picture.has_alpha else None
+        return (picture.path, picture.digest) if config.alpha_mask and picture.has_alpha else (None, "")
     folder, name = Path(config.mask_folder), picture.path.relative_to(root)
     if not folder.is_dir():
         raise UserError(f"data.mask_folder: there is no folder {folder}: check its name, or leave the setting empty.")
     for ending in (picture.path.suffix, *images.ENDINGS):
         for path in (folder / name.with_suffix(ending), folder / name.with_suffix(ending).name):
             if path.is_file():
-                return path
+                return path, hashlib.sha256(path.read_bytes()).hexdigest()
     raise UserError(f"data.mask_folder: {folder} holds no mask for {name}: add one, all white if it is learned whole.")
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 # ── who is trained ──────────────────────────────────────────────────────────────────────────────────────

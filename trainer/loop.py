@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -141,7 +142,7 @@ class Trainer:
     def epochs(self) -> int:
         return self.config.loop.epochs
 
-    @property
+    @cached_property
     def updates_per_epoch(self) -> int:
         return len(self._updates(0))
 
@@ -312,6 +313,7 @@ class Trainer:
             self.examples,
             run=self.run.name,
             batches_per_epoch=len(self.batches.plan(0)),
+            batches_per_update=self.position.group,
             epoch=self.position.epoch,
             step=self.position.step,
             steps=self.steps,

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from trainer import presets
 from trainer.config import DataConfig
 from trainer.errors import UserError
-from trainer.examples import count_steps, load_examples, trained
+from trainer.examples import common_first_tag, count_steps, load_examples, trained
 
 SMALL = {"resolution": 64, "bucket_step": 32, "bucket_min": 32}
 
@@ -36,6 +36,15 @@ def test_kohyas_folders_say_repeats_and_words(tmp_path):
     (tmp_path / "set" / "10_moss girl" / "00.txt").write_text("own words")
     found = [(e.repeats, e.caption) for e in loaded(tmp_path / "set" / "10_moss girl", trigger="m")]
     assert found == [(10, "m, own words"), (10, "m, moss girl")]
+
+
+def test_the_trigger_that_kohyas_folders_or_all_captions_share(tmp_path):
+    bare(tmp_path / "set" / "10_moss, girl")
+    assert common_first_tag(tmp_path / "set") == "moss"
+    (tmp_path / "set" / "10_moss, girl" / "00.caption").write_text("cat, hat")
+    assert common_first_tag(tmp_path / "set") == ""
+    (tmp_path / "set" / "10_moss, girl" / "01.txt").write_text("cat, sitting")
+    assert common_first_tag(tmp_path / "set") == "cat"
 
 
 def test_more_folders_and_their_weight(tmp_path):
@@ -126,7 +135,8 @@ def test_the_metadata_tells_folders_repeats_and_augmentation(tmp_path, folders):
     bare(tmp_path / "cats", 2, start=9)
     values = {
         "folder": str(tmp_path / "set"), "more_folders": (f"{tmp_path / 'more'}*2",), "flip": True, "max_tokens": 150,
-        "regularisation": str(tmp_path / "cats"), "random_crop": True, "colour_shift": True, "tag_dropout": 0.1, **SMALL,
+        "regularisation": str(tmp_path / "cats"), "random_crop": True, "colour_shift": True, "tag_dropout": 0.1,
+        **SMALL,
     }  # fmt: skip
     config = presets.layer({f"data.{key}": value for key, value in values.items()} | {"loss.prior_weight": 0.5})
     model = families.load(str(folders["sd15"]))

@@ -10,6 +10,7 @@ import pytest
 import trainees
 from safetensors.torch import load_file
 
+from trainer import kohya
 from trainer.run import Run, find_runs
 
 EXACT = {"abs": 1e-5, "rel": 1e-4}  # sums of gradients in another order
@@ -49,6 +50,8 @@ def test_two_processes_are_one_with_twice_the_accumulation(alone, tmp_path, fold
     for name in ("loss/validation", "loss/validation_trained"):
         ours, theirs = ([entry[name] for entry in one.metrics() if name in entry] for one in (run, alone))
         assert len(ours) == 2 and ours == pytest.approx(theirs, **EXACT)
+    metadata = [kohya.read_header(one.epochs()[-1].path).metadata for one in (run, alone)]
+    assert metadata[0]["ss_total_batch_size"] == metadata[1]["ss_total_batch_size"] == "4"
     # One writer: each step stands in the file once.
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))

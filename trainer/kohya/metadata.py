@@ -41,6 +41,7 @@ class Facts:
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)  # (width, height) -> pictures times repeats
     run: str = ""
     batches_per_epoch: int = 0
+    batches_per_update: int = 0  # over all processes; 0 for the configuration's accumulation
     epoch: int = 0  # finished epochs, as in the file's name
     step: int = 0
     steps: int = 0  # of the whole run
@@ -81,7 +82,7 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_steps": facts.step,
         "ss_max_train_steps": facts.steps,
         "ss_batch_size_per_device": loop.batch_size,
-        "ss_total_batch_size": loop.batch_size * loop.gradient_accumulation,
+        "ss_total_batch_size": loop.batch_size * (facts.batches_per_update or loop.gradient_accumulation),
         "ss_gradient_checkpointing": config.model.gradient_checkpointing,
         "ss_gradient_accumulation_steps": loop.gradient_accumulation,
         "ss_lr_warmup_steps": round(warmup),
