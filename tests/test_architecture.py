@@ -11,9 +11,9 @@ ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
 CONTRACT |= {"pnginfo", "vote", "blocks"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
-COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize"}
+COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize", "augment"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
-STORIES |= {"explain", "voting", "averages"}
+STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

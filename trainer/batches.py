@@ -11,19 +11,22 @@ import hashlib
 import random
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from trainer import augment
 from trainer import noise as noises
-from trainer.config import TrainConfig
-from trainer.dataset import buckets, captions, images
+from trainer.augment import Variant
+from trainer.config import DataConfig, TrainConfig
+from trainer.dataset import buckets, wording
 from trainer.errors import UserError
 from trainer.examples import Example
 from trainer.families.base import BaseModel, Conditioning
+from trainer.families.clip import WORDS
 
 CACHE_VERSION = 1  # raise when the meaning of cached rows changes
 Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
@@ -39,6 +42,8 @@ class Batch:
     timesteps: Tensor  # [B] int64
     captions: list[str]  # as trained in this step: shuffled, or empty when dropped
     sizes: Tensor  # [B, 6] SDXL's time ids: original h, w; crop top, left; target h, w
+    weights: Tensor  # [B] float32: how much each picture counts
+    masks: Tensor | None = None  # [B, 1, h, w] float32 in [0, 1]: what of each picture is learned
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -126,50 +131,77 @@ def content_key(*parts: object) -> str:
 
 
 class Latents:
-    """The cached latents of each example, read from disk when asked for: memory does not grow with the set."""
+    """The cached latents of each version of each example, read from disk when asked for: memory does not grow with
+    the set."""
 
-    def __init__(self, store: Store, keys: list[str]):
+    def __init__(self, store: Store, keys: dict[tuple[int, int], str]):
         self._store, self._keys = store, keys
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """{"mean": [4, h, w], "std": [4, h, w]}, float32 on the CPU, scaled."""
-        return self._store.get(self._keys[index])
+    def __getitem__(self, place: tuple[int, int]) -> dict[str, Tensor]:
+        """(example, variant) -> {"mean": [4, h, w], "std": [4, h, w]}, float32 on the CPU, scaled; and with masks
+        "mask" [1, h, w]."""
+        return self._store.get(self._keys[place])
 
 
-def cache_latents(model: BaseModel, examples: list[Example], folder: Path, report: Report) -> Latents:
-    """Mean and standard deviation of each picture's latents, from the cache or encoded now.
+@dataclass(frozen=True)
+class Share:
+    """Which part of the work one of several processes takes, and how it waits for the others."""
 
-    Keyed by the picture's bytes, its crop and the VAE, so a changed picture or another VAE can never meet stale
-    latents. Raises UserError when the VAE gives non-finite latents, naming the picture.
+    index: int = 0
+    count: int = 1
+    wait: Callable[[], None] = lambda: None
+
+
+def cache_latents(
+    model: BaseModel,
+    examples: list[Example],
+    settings: DataConfig,
+    folder: Path,
+    report: Report,
+    share: Share = Share(),  # noqa: B008
+) -> Latents:
+    """Mean and standard deviation of the latents of each version of each picture, from the cache or encoded now.
+
+    Keyed by the picture's bytes, its crop, mask and colours and the VAE, so a changed picture or another VAE can
+    never meet stale latents. Raises UserError when the VAE gives non-finite latents, naming the picture.
     """
-    store = Store(folder / f"latents-{weights_hash(model.vae)[:16]}")
-    keys = [content_key(example.digest, example.placement) for example in examples]
-    missing = [(key, example) for key, example in dict(zip(keys, examples)).items() if key not in store]
-    store.add(_encode(model, missing, report))
+    folder = folder / f"latents-{weights_hash(model.vae)[:16]}"
+    masked = bool(settings.alpha_mask or settings.mask_folder)
+    work, keys = {}, {}
+    for index, example in enumerate(examples):
+        for number, variant in enumerate(augment.variants(example, settings)):
+            keys[index, number] = key = _variant_key(example, variant, masked)
+            work[key] = (example, variant)
+    store = Store(folder)
+    missing = {key: entry for key, entry in work.items() if key not in store}
+    store.add(_encode(model, dict(list(missing.items())[share.index :: share.count]), masked, report))
+    share.wait()
+    if share.count > 1:
+        # What the others made, and on a host that does not share this folder, the rest made here too.
+        store = Store(folder)
+        store.add(_encode(model, {key: entry for key, entry in work.items() if key not in store}, masked, report))
     return Latents(store, keys)
 
 
-def _encode(model: BaseModel, missing: list[tuple[str, Example]], report: Report) -> Iterator[tuple[str, dict]]:
-    for done, (key, example) in enumerate(missing):
+def _variant_key(example: Example, variant: Variant, masked: bool) -> str:
+    changes = [variant] if variant != Variant(variant.placement) else []
+    return content_key(example.digest, variant.placement, *changes, *(["mask", example.mask_digest] * masked))
+
+
+def _encode(
+    model: BaseModel, missing: Mapping[str, tuple[Example, Variant]], masked: bool, report: Report
+) -> Iterator[tuple[str, dict]]:
+    for done, (key, (example, variant)) in enumerate(missing.items()):
         report("Encoding pictures", done, len(missing))
-        pixels = load_pixels(example)[None].to(model.vae.device, model.vae.dtype)
+        pixels = augment.load_pixels(example, variant)[None].to(model.vae.device, model.vae.dtype)
         with torch.no_grad():
             mean, std = model.family.encode_images(model, pixels)
         if not (mean.isfinite().all() and std.isfinite().all()):
             raise UserError(f"The VAE gave no finite latents for {example.path}: give another one with model.vae.")
-        yield key, {"mean": mean[0].cpu(), "std": std[0].cpu()}
+        mask = {"mask": augment.load_mask(example, variant)} if masked else {}
+        yield key, {"mean": mean[0].cpu(), "std": std[0].cpu(), **mask}
     if missing:
         report("Encoding pictures", len(missing), len(missing))
-
-
-def load_pixels(example: Example) -> Tensor:
-    """The picture as it is trained: scaled and cropped into its bucket. [3, H, W] in [-1, 1]."""
-    from PIL import Image
-
-    picture = images.open_rgb(example.path).resize(example.placement.scaled, Image.Resampling.LANCZOS)
-    picture = picture.crop(example.placement.crop)
-    values = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return values.reshape(picture.height, picture.width, 3).permute(2, 0, 1).float() / 127.5 - 1
 
 
 class CaptionEncoder:
@@ -177,16 +209,19 @@ class CaptionEncoder:
 
     def __init__(self, model: BaseModel, config: TrainConfig, examples: list[Example], folder: Path):
         self.model, self.clip_skip = model, config.model.clip_skip
+        self.max_tokens = config.data.max_tokens
+        texts = list(dict.fromkeys(wording.fullest(example.caption, config.data) for example in examples))
         # All captions are padded to the same number of 75-token chunks, so that any batch can be stacked.
-        self.chunks = model.family.chunks_needed(model, [example.caption for example in examples])
+        self.chunks = self.max_tokens // WORDS or model.family.chunks_needed(model, texts)
         self.trains = config.trains_any(model.family.text_components)
         self._cached: dict[str, Conditioning] = {}
-        if not self.trains and not config.data.shuffle_tags:
-            self._fill([example.caption for example in examples] + [""], folder)
+        if not self.trains and not wording.varies(config.data):
+            self._fill([*texts, ""], folder)
 
     def _fill(self, texts: list[str], folder: Path) -> None:
         store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
-        keys = {text: content_key(text, self.clip_skip, self.chunks) for text in texts}
+        joined = ["kohya"] if self.max_tokens else []
+        keys = {text: content_key(text, self.clip_skip, self.chunks, *joined) for text in texts}
         missing = [(key, text) for text, key in keys.items() if key not in store]
         with torch.no_grad():
             store.add((key, _named(self._encode([text]))) for key, text in missing)
@@ -203,13 +238,17 @@ class CaptionEncoder:
         if self.is_cached:
             device = next(self.model.unet.parameters()).device
             return Conditioning.cat([self._cached[text] for text in texts]).to(device)
-        with torch.set_grad_enabled(self.trains):
+        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             return self._encode(texts)
 
     def _encode(self, texts: list[str]) -> Conditioning:
         family = self.model.family
-        tokens = family.tokenize(self.model, texts, self.chunks)
-        return family.encode(self.model, tokens, self.clip_skip)
+        if self.max_tokens:
+            tokens = family.tokenize(self.model, texts, self.chunks, cut=True)
+            return family.encode(self.model, tokens, self.clip_skip).without_inner_marks()
+        # Tags in another order may need a chunk more than they did as written.
+        chunks = max(self.chunks, family.chunks_needed(self.model, texts))
+        return family.encode(self.model, family.tokenize(self.model, texts, chunks), self.clip_skip)
 
 
 def _named(conditioning: Conditioning) -> dict[str, Tensor]:
@@ -223,50 +262,81 @@ def _named(conditioning: Conditioning) -> dict[str, Tensor]:
 
 
 class Batches:
-    """The batches of each epoch, in an order that depends on (seed, epoch) alone."""
+    """The batches of each epoch, in an order that depends on (seed, epoch) alone; and fixed ones to measure by."""
 
-    def __init__(self, config: TrainConfig, examples: list[Example], latents: Latents):
+    def __init__(self, config: TrainConfig, examples: list[Example], latents: Mapping[tuple[int, int], dict] | Latents):
         self.config, self.examples, self.latents = config, examples, latents
+        self._variants = [augment.variants(example, config.data) for example in examples]
+        self._trained = [at for at, example in enumerate(examples) if example.role != "validation"]
 
     def plan(self, epoch: int) -> list[list[int]]:
         """Example indices of each batch. A bucket's last batch may be smaller; no example is dropped."""
-        placements = [example.placement for example in self.examples]
-        repeats = [example.repeats for example in self.examples]
-        return buckets.plan(placements, repeats, self.config.loop.batch_size, self.config.loop.seed, epoch)
+        placements = [self.examples[at].placement for at in self._trained]
+        repeats = [self.examples[at].repeats for at in self._trained]
+        batches = buckets.plan(placements, repeats, self.config.loop.batch_size, self.config.loop.seed, epoch)
+        return [[self._trained[at] for at in batch] for batch in batches]
 
     def make(self, epoch: int, position: int, indices: list[int], alphas_cumprod: Tensor) -> Batch:
         """The batch at `position` of `epoch`. The same arguments always give the same batch."""
-        steps = len(alphas_cumprod)
-        rows = [self._draw(epoch, f"{position}.{slot}", index, steps) for slot, index in enumerate(indices)]
-        latents, noise, added, timesteps, texts, sizes = zip(*rows)
-        tensors = (torch.stack(part) for part in (latents, noise, added, timesteps))
-        return Batch(*tensors, list(texts), torch.tensor(sizes))
+        seed, steps = self.config.loop.seed, len(alphas_cumprod)
+        numbers = [_stable_seed(seed, epoch, f"{position}.{slot}", index) for slot, index in enumerate(indices)]
+        return _stacked([self._draw(epoch, number, index, steps) for number, index in zip(numbers, indices)])
 
-    def _draw(self, epoch: int, place: str, index: int, train_timesteps: int) -> tuple:
-        example, latents = self.examples[index], self.latents[index]
-        number = _stable_seed(self.config.loop.seed, epoch, place, index)
+    def fixed(self, indices: list[int], timestep: int) -> Batch:
+        """The plain version of these examples under the same noise at every call, whatever the run's seed."""
+        return _stacked([self._plain(index, timestep) for index in indices])
+
+    def _draw(self, epoch: int, number: int, index: int, train_timesteps: int) -> dict:
+        example, data, loss = self.examples[index], self.config.data, self.config.loss
+        variant = random.Random(_stable_seed(number, "variant")).randrange(len(self._variants[index]))
+        latents = self.latents[index, variant]
         generator = torch.Generator().manual_seed(number)
         mean = latents["mean"]
         sample = mean + latents["std"] * torch.randn(mean.shape, generator=generator)
         noise = torch.randn(mean.shape, generator=generator)
-        loss = self.config.loss
         timestep = torch.randint(loss.min_timestep, min(loss.max_timestep, train_timesteps), (), generator=generator)
 
         def generators(name: str) -> torch.Generator:
             return torch.Generator().manual_seed(_stable_seed(number, name))
 
         noise = noises.shaped(noise, loss, generators)
-        added = noises.perturbed(noise, loss, generators)
-        caption = captions.for_step(
-            example.caption,
-            rng=random.Random(number),
-            shuffle=self.config.data.shuffle_tags,
-            keep_tokens=self.config.data.keep_tokens,
-            dropout=self.config.data.caption_dropout,
-        )
-        left, top = example.placement.crop[:2]
+        return {
+            "latents": sample,
+            "noise": noise,
+            "added": noises.perturbed(noise, loss, generators),
+            "timesteps": timestep,
+            "captions": wording.for_step(example.caption, data, number, epoch),
+            **self._about(index, variant, latents),
+        }
+
+    def _plain(self, index: int, timestep: int) -> dict:
+        example, latents = self.examples[index], self.latents[index, 0]
+        generator = torch.Generator().manual_seed(_stable_seed(example.digest, timestep))
+        noise = torch.randn(latents["mean"].shape, generator=generator)
+        return {
+            "latents": latents["mean"],
+            "noise": noise,
+            "added": noise,
+            "timesteps": torch.tensor(timestep),
+            "captions": wording.fullest(example.caption, self.config.data),
+            **self._about(index, 0, latents),
+        }
+
+    def _about(self, index: int, variant: int, latents: dict[str, Tensor]) -> dict:
+        example = self.examples[index]
         width, height = example.placement.bucket
-        return sample, noise, added, timestep, caption, (example.height, example.width, top, left, height, width)
+        sizes = (example.height, example.width, *self._variants[index][variant].origin, height, width)
+        weight = self.config.loss.prior_weight if example.role == "regularisation" else 1.0
+        return {
+            "sizes": torch.tensor(sizes),
+            "weights": torch.tensor(weight),
+            **({"masks": latents["mask"]} if "mask" in latents else {}),
+        }
+
+
+def _stacked(rows: list[dict]) -> Batch:
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return Batch(**{name: values if name == "captions" else torch.stack(values) for name, values in columns.items()})
 
 
 def _stable_seed(*parts: object) -> int:

@@ -15,11 +15,13 @@ from trainer.files import write_with
 
 @dataclass(frozen=True)
 class Position:
-    """Where training stands: `epoch` epochs are finished and `update` updates of the next one, `step` in all."""
+    """Where training stands: `epoch` epochs are finished and `update` updates of the next one, `step` in all; each
+    update sees `group` batches, over all processes (0 in states that do not say)."""
 
     epoch: int = 0
     update: int = 0
     step: int = 0
+    group: int = 0
 
 
 def save_state(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any, Literal
 from trainer import blocks
 from trainer.config import TrainConfig
 from trainer.errors import UserError, nearest
-from trainer.examples import Example
+from trainer.examples import Example, trained
 from trainer.schedules import SCHEDULES
 
 
@@ -199,7 +201,7 @@ def bucket_bounds(config: TrainConfig, examples: list[Example]) -> Iterator[Prob
 
 def batch_larger_than_bucket(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     counts: dict[tuple[int, int], int] = {}
-    for example in examples:
+    for example in trained(examples):
         bucket = example.placement.bucket
         counts[bucket] = counts.get(bucket, 0) + example.repeats
     for bucket, count in sorted(counts.items()):
@@ -227,7 +229,66 @@ def large_crops(config: TrainConfig, examples: list[Example]) -> Iterator[Proble
             yield Problem("data.folder", "warning", reason)
 
 
+def unusual_length(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    """Pictures seen in the whole run. Outside the field's few hundred to some ten thousand something is mistyped."""
+    pictures = [example for example in examples if example.role == "training"]
+    an_epoch = sum(example.repeats for example in pictures)
+    seen, epochs = an_epoch * config.loop.epochs, config.loop.epochs
+    if not pictures or 200 <= seen <= 30_000:
+        return
+    count = f"{len(pictures)} pictures with their repeats and {epochs} epochs are {seen:,} pictures seen"
+    if seen < 200:
+        reason = f"{count}, too few to learn from: 1,000 to 5,000 are usual."
+        if all(example.repeats == config.data.repeats for example in pictures):
+            yield Problem("data.repeats", "warning", reason, math.ceil(1500 / (len(pictures) * epochs)))
+        else:
+            yield Problem("loop.epochs", "warning", reason, math.ceil(1500 / an_epoch))
+    else:
+        reason = f"{count}, far more than the usual 1,000 to 5,000: it takes long and overfits."
+        yield Problem("loop.epochs", "warning", reason, max(1, 5000 // an_epoch))
+
+
+def captions_never_seen(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    if config.data.caption_dropout_every == 1:
+        reason = "every epoch would leave all captions empty: nothing could be called by its name."
+        yield Problem("data.caption_dropout_every", "error", reason, 0)
+
+
+def braces_that_stay_text(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    written = [e.path.name for e in examples if re.search(r"\{[^{}]*\|[^{}]*\}", e.caption)]
+    if written and not config.data.wildcards:
+        reason = f"the caption of {written[0]} has words like {{a|b}}, which are trained as they stand."
+        yield Problem("data.wildcards", "warning", reason, "true")
+
+
+def masks_without_effect(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    data = config.data
+    if data.alpha_mask and data.mask_folder:
+        reason = f"the masks are taken from {data.mask_folder}, so transparency is not looked at."
+        yield Problem("data.alpha_mask", "warning", reason, "false")
+    elif data.alpha_mask and examples and not any(example.mask for example in examples):
+        yield Problem("data.alpha_mask", "warning", "no picture has transparent parts: everything is learned.")
+    elif config.loss.mask_normalised and not (data.alpha_mask or data.mask_folder):
+        reason = "there are no masks: set data.alpha_mask or data.mask_folder."
+        yield Problem("loss.mask_normalised", "warning", reason, "false")
+
+
+def more_regularisation_than_pictures(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    seen = {role: sum(e.repeats for e in examples if e.role == role) for role in ("training", "regularisation")}
+    if seen["regularisation"] > seen["training"]:
+        reason = (
+            f"{seen['regularisation']} of them stand beside {seen['training']} pictures of yours in an epoch: more "
+            "repeats of yours, or fewer of them, leave the LoRA more to learn."
+        )
+        yield Problem("data.regularisation", "warning", reason)
+
+
 RULES: list[Rule] = [
+    unusual_length,
+    captions_never_seen,
+    braces_that_stay_text,
+    masks_without_effect,
+    more_regularisation_than_pictures,
     alpha_above_rank,
     unused_by_this_kind,
     unreadable_blocks,

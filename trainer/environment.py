@@ -15,7 +15,7 @@ import torch
 from trainer.config import TrainConfig
 from trainer.dataset import captions
 from trainer.errors import UserError
-from trainer.examples import Example
+from trainer.examples import Example, trained
 
 PACKAGES = (  # noqa: SIM905 - one line reads better than seventeen
     "lora-studio torch diffusers transformers peft accelerate bitsandbytes safetensors datasets pillow "
@@ -65,9 +65,16 @@ def facts(model, config: TrainConfig, examples: list[Example], **progress: Any):
     from trainer.families.base import hash_path
     from trainer.kohya import Facts
 
-    folder = Path(config.data.folder).name
-    tags = Counter(tag for example in examples for tag in captions.split(example.caption))
-    buckets = Counter(example.placement.bucket for example in examples)
+    seen = trained(examples)
+    tags: dict[str, Counter] = {}
+    buckets: Counter = Counter()
+    for example in seen:
+        tags.setdefault(example.folder, Counter()).update(captions.split(example.caption))
+        buckets[example.placement.bucket] += example.repeats
+    folders = {
+        role: {name: _folder(found) for name, found in _by_folder(seen, role).items()}
+        for role in ("training", "regularisation")
+    }
     return Facts(
         family=model.family,
         base_name=model.name,
@@ -75,13 +82,28 @@ def facts(model, config: TrainConfig, examples: list[Example], **progress: Any):
         base_legacy_hash=model.legacy_hash(),
         vae_name=Path(model.vae_path).stem if model.vae_path else "",
         vae_sha256=hash_path(Path(model.vae_path)) if model.vae_path else "",
-        tag_frequency={folder: dict(tags.most_common())},
-        images={folder: len(examples)},
-        buckets={bucket: count * config.data.repeats for bucket, count in buckets.items()},
+        tag_frequency={folder: dict(counts.most_common()) for folder, counts in tags.items()},
+        images=folders["training"],
+        regularisation=folders["regularisation"],
+        buckets=dict(buckets),
         prediction_type=model.prediction_type,
         finished=time.time(),
         **progress,
     )
+
+
+def _by_folder(examples: list[Example], role: str) -> dict[str, list[Example]]:
+    found: dict[str, list[Example]] = {}
+    for example in examples:
+        if example.role == role:
+            found.setdefault(example.folder, []).append(example)
+    return found
+
+
+def _folder(examples: list[Example]):
+    from trainer.kohya import FolderFacts
+
+    return FolderFacts(len(examples), examples[0].repeats, sum(example.repeats for example in examples))
 
 
 def use_attention(unet, name: str) -> str:

@@ -12,16 +12,18 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import checks, environment, families, kohya, losses, optimizers, quantize, schedules
+from trainer import checks, environment, families, kohya, losses, optimizers, processes, quantize, schedules
 from trainer.adapters import Adapter, start_from
 from trainer.averages import Average
-from trainer.batches import Batch, Batches, CaptionEncoder, cache_latents
+from trainer.batches import Batch, Batches, CaptionEncoder, Share, cache_latents
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -31,6 +33,7 @@ from trainer.families.schedule import zero_terminal_snr
 from trainer.files import write_json
 from trainer.record import Listener, Recorder
 from trainer.run import Run
+from trainer.validation import Validation
 
 CACHE = Path("runs") / ".cache"
 
@@ -47,6 +50,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
     with _held(run, accelerator), _outcome(recorder), _signals() as signals:
         recorder.state("preparing", "Reading pictures")
         Trainer(run, config, accelerator, recorder, signals).train()
+    accelerator.end_training()
 
 
 class Trainer:
@@ -58,9 +62,11 @@ class Trainer:
         self.started = time.time()
         self.examples = self._examples()
         self.model = self._model()
-        latents = cache_latents(self.model, self.examples, CACHE, recorder.preparing)
+        share = Share(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+        latents = cache_latents(self.model, self.examples, config.data, CACHE, recorder.preparing, share)
         self.encode = CaptionEncoder(self.model, config, self.examples, CACHE)
         self.batches = Batches(config, self.examples, latents)
+        self.validation = Validation(self.examples, self.batches, config.loss)
         self.adapter = self._adapter()
         self._release_unused()
         self.optimizer = self._optimizer()
@@ -76,8 +82,7 @@ class Trainer:
         checks.require(checks.check(self.config, examples))
         optimizers.check_args(self.config.optimizer.name, self.config.optimizer.args)
         if self.accelerator.is_main_process:
-            folder = Path(self.config.data.folder)
-            write_json(self.run.path / "dataset.json", [example.as_json(folder) for example in examples])
+            write_json(self.run.path / "dataset.json", [example.as_json() for example in examples])
         return examples
 
     def _model(self) -> BaseModel:
@@ -147,13 +152,18 @@ class Trainer:
         state = load_state(self.run.path / "state")
         self.optimizer.train()
         if state is None:
-            return Position()
+            return Position(group=self._batches_per_update())
         self.adapter.load_exact(state["adapter"])
         self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        return state["position"]
+        position = state["position"]
+        return position if position.group else replace(position, group=self._batches_per_update())
+
+    def _batches_per_update(self) -> int:
+        """A run keeps what it began with, so that it goes on the same with another number of processes."""
+        return self.config.loop.gradient_accumulation * self.accelerator.num_processes
 
     # ── train ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,7 +171,7 @@ class Trainer:
     def epochs(self) -> int:
         return self.config.loop.epochs
 
-    @property
+    @cached_property
     def updates_per_epoch(self) -> int:
         return len(self._updates(0))
 
@@ -185,9 +195,10 @@ class Trainer:
             if self._obey():
                 return False
             self._update(epoch, updates[update])
-            self.position = Position(epoch, update + 1, self.position.step + 1)
+            self.position = replace(self.position, update=update + 1, step=self.position.step + 1)
+        self._validate()
         self._settle()
-        self.position = Position(epoch + 1, 0, self.position.step)
+        self.position = replace(self.position, epoch=epoch + 1, update=0)
         # The file first, then the state: a kill in between only makes the same epoch once more.
         self._save_epoch()
         self._save_state()
@@ -197,22 +208,26 @@ class Trainer:
     def _updates(self, epoch: int) -> list[list[tuple[int, list[int]]]]:
         """The epoch's batches, numbered, grouped into what one update of the weights sees over all processes."""
         plan = list(enumerate(self.batches.plan(epoch)))
-        size = self.config.loop.gradient_accumulation * self.accelerator.num_processes
+        size = self.position.group
         return [plan[start : start + size] for start in range(0, len(plan), size)]
 
     def _update(self, epoch: int, group: list[tuple[int, list[int]]]) -> None:
         started = time.perf_counter()
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
-        for position, indices in group[self.accelerator.process_index :: self.accelerator.num_processes]:
+        for position, indices in processes.part(self.accelerator, group):
             batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
             self._seed_dropout(epoch, position)
-            loss = self._loss(batch).sum() / examples
+            loss = (self._loss(batch) * batch.weights.to(total.device)).sum() / examples
             self.accelerator.backward(loss)
             total += loss.detach()
         rates = self._step_optimizer()
         self._settle()
-        self._pending = (self.position.step + 1, {"epoch": epoch + 1, **rates}, self._sum(total))
+        self._pending = (
+            self.position.step + 1,
+            {"epoch": epoch + 1, **rates},
+            processes.total(self.accelerator, total),
+        )
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
 
     def _seed_dropout(self, epoch: int, position: int) -> None:
@@ -233,7 +248,8 @@ class Trainer:
         settings = self.config.loss
         threshold = losses.threshold(settings, ratio, timesteps, len(self.alphas_cumprod))
         weight = losses.weight(settings, ratio, self.model.prediction_type)
-        return losses.error(settings, predicted, wanted, threshold) * weight
+        mask = None if batch.masks is None else batch.masks.to(device)
+        return losses.error(settings, predicted, wanted, threshold, mask) * weight
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
@@ -241,7 +257,7 @@ class Trainer:
         factor = schedules.factor(self.config.optimizer, self.position.step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        self._share_gradients()
+        processes.share_gradients(self.accelerator, self.adapter.parameters())
         if self.config.loop.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
         self.optimizer.step()
@@ -254,18 +270,14 @@ class Trainer:
             rates[f"lr/{group['name']}"] = group["lr"] * float(group.get("d", 1))
         return rates
 
-    def _share_gradients(self) -> None:
-        """Sum the gradients over processes: one reduction of one flat buffer, for the adapter is small."""
-        if self.accelerator.num_processes == 1:
+    def _validate(self) -> None:
+        """Measure the weights as they will be saved; the figures stand beside the loss of the epoch's last step."""
+        if not self.validation or self._pending is None:
             return
-        parameters = self.adapter.parameters()
-        flat = torch.cat([_gradient(parameter).flatten() for parameter in parameters])
-        flat = self.accelerator.reduce(flat, reduction="sum")
-        for parameter, part in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
-            parameter.grad = part.view_as(parameter)
-
-    def _sum(self, value: Tensor) -> Tensor:
-        return self.accelerator.reduce(value, reduction="sum") if self.accelerator.num_processes > 1 else value
+        with self._averaged():
+            measured = self.validation.measure(self.accelerator, list(self.model.modules().values()), self._loss)
+        step, values, loss = self._pending
+        self._pending = (step, {**values, **measured}, loss)
 
     def _settle(self) -> None:
         """Read the loss of the update before, so that the device never waits for the record."""
@@ -297,7 +309,7 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             # All processes stop at the same update, whichever of them was told.
             flag = torch.tensor(float(stop), device=self.accelerator.device)
-            stop = self.accelerator.reduce(flag, reduction="sum").item() > 0
+            stop = processes.total(self.accelerator, flag).item() > 0
         save = self.accelerator.is_main_process and self.run.take_request("save")
         if stop or save:
             self._settle()
@@ -340,6 +352,7 @@ class Trainer:
             self.examples,
             run=self.run.name,
             batches_per_epoch=len(self.batches.plan(0)),
+            batches_per_update=self.position.group,
             epoch=self.position.epoch,
             step=self.position.step,
             steps=self.steps,
@@ -398,7 +411,3 @@ def _signals() -> Iterator[set[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

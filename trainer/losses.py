@@ -79,9 +79,18 @@ def threshold(settings: LossConfig, snr: Tensor, timesteps: Tensor, steps: int) 
     return torch.full_like(snr, c)
 
 
-def error(settings: LossConfig, predicted: Tensor, wanted: Tensor, c: Tensor) -> Tensor:
-    """Error of each picture, in float32. [B, 4, h, w] → [B]; `c` [B] is the `threshold` of the Huber losses."""
-    return KINDS[settings.kind](predicted.float(), wanted.float(), c.float().view(-1, 1, 1, 1)).mean(dim=(1, 2, 3))
+def error(settings: LossConfig, predicted: Tensor, wanted: Tensor, c: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Error of each picture, in float32. [B, 4, h, w] → [B]; `c` [B] is the `threshold` of the Huber losses.
+
+    `mask` [B, 1, h, w] in [0, 1] says how much each place counts. The mean is still over the whole picture, as
+    sd-scripts has it, or with `mask_normalised` over the mask's area.
+    """
+    found = KINDS[settings.kind](predicted.float(), wanted.float(), c.float().view(-1, 1, 1, 1))
+    if mask is None:
+        return found.mean(dim=(1, 2, 3))
+    found = (found * mask).mean(dim=(1, 2, 3))
+    # An empty mask has no error either.
+    return found / mask.mean(dim=(1, 2, 3)).clamp(min=1e-6) if settings.mask_normalised else found
 
 
 def l2(predicted: Tensor, wanted: Tensor, c: Tensor) -> Tensor:

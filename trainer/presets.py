@@ -108,7 +108,8 @@ def _typed(text: str, kind: Any) -> Any:
         ) else text
     if get_origin(kind) is tuple:
         item = get_args(kind)[0]
-        return [_typed(part.strip(), getattr(item, "__origin__", item)) for part in text.strip("[]()").split(",")]
+        parts = (part.strip() for part in text.strip("[]()").split(","))
+        return [_typed(part, getattr(item, "__origin__", item)) for part in parts if part]
     if kind in (int, float):
         try:
             return kind(text)

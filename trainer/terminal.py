@@ -13,12 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from trainer import run as runs
-from trainer.examples import Example, count_steps
+from trainer.examples import Example, count_steps, trained
 from trainer.files import write_json
 from trainer.run import Run, Status
 from trainer.texts import MARKS, duration, file_size
 
-console = Console(highlight=False)
+# Of several processes under `accelerate launch` one speaks.
+console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 TELL_INTERVAL = 0.5  # seconds between two writes of the progress file
 LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
 
@@ -78,7 +79,7 @@ def training_bar() -> Iterator:
 
 
 def figures(progress: runs.Progress) -> str:
-    """"loss 0.123 · 1.02 s/step · 5 min left", as far as it is known."""
+    """ "loss 0.123 · 1.02 s/step · 5 min left", as far as it is known."""
     parts = []
     if progress.loss is not None:
         parts.append(f"loss {progress.loss:.4f}")
@@ -92,9 +93,11 @@ def figures(progress: runs.Progress) -> str:
 def print_plan(examples: list[Example], config) -> None:
     """What will happen, before the first step: every bucket, crop and repeat."""
     steps, per_epoch = count_steps(examples, config)
+    seen = sum(example.repeats for example in trained(examples))
     console.print(
-        f"[bold]{len(examples)}[/] pictures × {config.data.repeats} repeats × {config.loop.epochs} epochs, "
-        f"batch {config.loop.batch_size} = [bold]{steps}[/] steps ({per_epoch} per epoch)"
+        f"[bold]{len(examples)}[/] pictures, {seen} an epoch with their repeats, "
+        f"× {config.loop.epochs} epochs, batch {config.loop.batch_size} = [bold]{steps}[/] steps "
+        f"({per_epoch} per epoch)"
     )
     listed = [example for example in examples if len(examples) <= LISTED_PICTURES or example.placement.lost > 0]
     rows = table("Picture", ">Size", ">Scaled", ">Bucket", ">Cropped off", ">Repeats")
@@ -102,7 +105,9 @@ def print_plan(examples: list[Example], config) -> None:
         placement = example.placement
         lost = f"{placement.lost:.1%}" if placement.lost > 0 else "nothing"
         sizes = [f"{w}×{h}" for w, h in ((example.width, example.height), placement.scaled, placement.bucket)]
-        rows.add_row(plain(example.path.name), *sizes, lost, str(example.repeats))
+        repeats = "held back" if example.role == "validation" else str(example.repeats)
+        name = example.path.name + (" (regularisation)" if example.role == "regularisation" else "")
+        rows.add_row(plain(name), *sizes, lost, repeats)
     console.print(rows)
     if len(listed) < len(examples):
         console.print(f"… and {len(examples) - len(listed)} pictures of which nothing is cropped off (dataset.json)")

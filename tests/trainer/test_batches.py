@@ -21,7 +21,7 @@ def batch(size: int = 4, **settings) -> Batch:
     placement = buckets.place(64, 64, [(64, 64)])
     caption = "moss, hat, sitting, blue, outside"
     examples = [Example(Path(f"{n}.png"), str(n), caption, 64, 64, 1, placement) for n in range(size)]
-    latents = [{"mean": torch.full((4, 8, 8), float(n)), "std": torch.ones(4, 8, 8)} for n in range(size)]
+    latents = {(n, 0): {"mean": torch.full((4, 8, 8), float(n)), "std": torch.ones(4, 8, 8)} for n in range(size)}
     return Batches(config, examples, latents).make(0, 0, list(range(size)), ALPHAS)
 
 
@@ -66,6 +66,26 @@ def test_time_steps_stay_in_their_range():
 def test_an_empty_range_is_an_error():
     config = presets.layer({"loss.min_timestep": 500, "loss.max_timestep": 500})
     assert "loss.max_timestep" in {p.setting for p in checks.check(config, []) if p.severity == "error"}
+
+
+def test_what_else_a_step_draws_from_the_settings_of_the_data():
+    config = presets.layer({"data.caption_dropout_every": 2, "loss.prior_weight": 0.25, "data.flip": True})
+    placement = buckets.place(64, 64, [(64, 64)])
+    roles = ["training", "regularisation", "validation"]
+    examples = [
+        Example(Path(f"{n}.png"), str(n), "moss", 64, 64, 2, placement, role=role) for n, role in enumerate(roles)
+    ]
+    rows = {
+        (n, mirrored): {"mean": torch.full((4, 8, 8), float(10 * n + mirrored)), "std": torch.zeros(4, 8, 8)}
+        for n in range(3)
+        for mirrored in range(2)
+    }
+    batches = Batches(config, examples, rows)
+    drawn = [batches.make(epoch, 0, [0, 1], ALPHAS) for epoch in range(20)]
+    assert all(one.weights.tolist() == [1, 0.25] and one.masks is None for one in drawn)
+    assert [one.captions[0] for one in drawn[:4]] == ["moss", "", "moss", ""]
+    assert {one.latents[1, 0, 0, 0].item() for one in drawn} == {10, 11}
+    assert sorted(at for indices in batches.plan(0) for at in indices) == [0, 0, 1, 1]
 
 
 # ── whole runs ──────────────────────────────────────────────────────────────────────────────────────────

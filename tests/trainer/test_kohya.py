@@ -46,7 +46,7 @@ def facts(family="sd15", **changes):
         "base_name": "dreamshaper_8",
         "base_sha256": "ab" * 32,
         "tag_frequency": {"moss": {"moss": 4, "hat": 2, "blau äöü": 1}},
-        "images": {"moss": 4},
+        "images": {"moss": kohya.FolderFacts(4, 3, 12)},
         "buckets": {(512, 512): 9, (448, 576): 3},
         "run": "2026-11-21_1432-moss-cat",
         "batches_per_epoch": 12,

@@ -126,3 +126,43 @@ def test_a_cached_picture_that_changed_is_encoded_again(tmp_path, folders, unint
     Image.new("RGB", (96, 96), "white").save(path)
     assert trainees.train_in_process(changed) == 0
     assert tensors_of(changed)[1] != tensors_of(first)[1]
+
+
+RANDOM = {
+    "data__tag_dropout": 0.3, "data__wildcards": True, "data__caption_dropout_every": 2, "data__keep_tokens": 2,
+    "data__flip": True, "data__random_crop": True, "data__colour_shift": True, "data__alpha_mask": True,
+    "data__validation_split": 1, "data__max_tokens": 75, "loss__mask_normalised": True, "loss__prior_weight": 0.5,
+    "loop__epochs": 3, "loop__gradient_accumulation": 2,
+}  # fmt: skip
+
+
+def with_everything(root, folders, **changes) -> Run:
+    """A run with every random option on the data's side, wildcards in its captions and regularisation pictures."""
+    cats = trainees.draw_pictures(root / "cats", [(70, 60), (64, 96)], trigger="cat")
+    run = trainees.make_run(root, folders["sd15"], data__regularisation=str(cats), **{**RANDOM, **changes})
+    for path in sorted((root / "pictures").glob("*.txt")):
+        path.write_text(path.read_text() + ", {red|green|blue} hat, outside, sitting")
+    return run
+
+
+def test_everything_random_about_the_data_resumes_to_the_same_bytes(tmp_path, folders, monkeypatch):
+    """Killed twice: a second resume counts as the first did."""
+    (tmp_path / "whole").mkdir(), (tmp_path / "broken").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    whole = with_everything(tmp_path / "whole", folders)
+    assert trainees.train_in_process(whole) == 0
+    monkeypatch.chdir(tmp_path / "broken")
+    broken = with_everything(tmp_path / "broken", folders)
+    for moment in (("open", "metrics.jsonl", 4), ("os.rename", "state.pt", 1)):
+        assert trainees.train_in_process(broken, kill=moment) == -signal.SIGKILL
+    assert trainees.train_in_process(broken) == 0
+    assert tensors_of(broken) == tensors_of(whole)
+
+    def figures(run):
+        return [
+            (entry["step"], entry["loss"], entry.get("loss/validation"), entry.get("loss/validation_trained"))
+            for entry in run.metrics()
+        ]
+
+    assert figures(broken) == figures(whole)
+    assert sum(entry[2] is not None for entry in figures(whole)) == 3

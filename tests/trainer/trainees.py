@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -84,6 +85,31 @@ def _train(path: str, kill: tuple[str, str, int] | None, folder: str) -> None:
     if kill is not None:
         _die_at(*kill)
     train(Run(path))
+
+
+def train_in_processes(run: Run, count: int, meanwhile=lambda: None) -> list[int]:
+    """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(count):
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
+        variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        arguments = (str(run.path.resolve()), os.getcwd(), {key: str(value) for key, value in variables.items()})
+        processes.append(_context.Process(target=_train_as, args=arguments))
+    for process in processes:
+        process.start()
+    meanwhile()
+    for process in processes:
+        process.join(240)
+        assert process.exitcode is not None, "a trainer hangs"
+    return [process.exitcode for process in processes]
+
+
+def _train_as(path: str, folder: str, variables: dict[str, str]) -> None:
+    os.environ |= variables
+    _train(path, None, folder)
 
 
 def _die_at(event: str, part: str, times: int) -> None:

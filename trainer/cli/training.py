@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -14,6 +16,8 @@ from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.run import Run, find_runs
 from trainer.terminal import console, plain, print_plan, print_run, print_runs, training_bar
+
+Result = TypeVar("Result")
 
 
 @app.command()
@@ -48,19 +52,34 @@ def configure(preset: str, base: str, data: str, name: str, trigger: str, overri
 
 def start(config: TrainConfig) -> Run:
     """Check, show the plan, make the run folder and train in this process."""
-    from trainer import checks
+    run = Run(_once(lambda: _prepare(config)))
+    work(run)
+    return run
+
+
+def _prepare(config: TrainConfig) -> Path:
+    from trainer import basecheck, checks
     from trainer.examples import load_examples
 
     examples = load_examples(config.data)
     problems = checks.check(config, examples)
     checks.require(problems)
+    problems += basecheck.check(config, examples)
     print_plan(examples, config)
     for problem in problems:
         console.print(f"[yellow]Note[/] {plain(str(problem))}")
     run = Run.create(config)
     console.print(f"Run [bold]{plain(str(run.path))}[/]")
-    work(run)
-    return run
+    return run.path
+
+
+def _once(look: Callable[[], Result]) -> Result:
+    """Under `accelerate launch` the main process alone looks, prints and makes folders; the others are told."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return look()
+    from trainer.processes import on_main
+
+    return on_main(look)
 
 
 def work(run: Run) -> None:
@@ -84,11 +103,17 @@ def work(run: Run) -> None:
 @app.command()
 def resume(run: RunArgument):
     """Go on with a run that was stopped, killed or interrupted."""
-    found = Run.open(run)
-    if found.status.state == "finished":
-        console.print(f"{plain(found.name)} is finished; there is nothing left to train.")
-        return
-    work(found)
+
+    def unfinished() -> Path | None:
+        found = Run.open(run)
+        if found.status.state == "finished":
+            console.print(f"{plain(found.name)} is finished; there is nothing left to train.")
+            return None
+        return found.path
+
+    path = _once(unfinished)
+    if path is not None:
+        work(Run(path))
 
 
 @app.command()

@@ -122,3 +122,16 @@ class LossConfig(Part):
         help="Lets the last noise level be pure noise. Only for v-prediction bases that were made that way.",
         kohya="zero_terminal_snr",
     )
+    prior_weight: float = setting(
+        1.0,
+        ge=0,
+        le=10,
+        label="Weight of regularisation",
+        help="How much a regularisation picture counts beside one of yours. Lower when the likeness suffers.",
+        kohya="prior_loss_weight",
+    )
+    mask_normalised: bool = setting(
+        False,
+        label="Masked by area",
+        help="With masks: a picture whose mask is small counts as much as one that is learned whole.",
+    )

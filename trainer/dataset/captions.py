@@ -5,7 +5,6 @@ parentheses of A1111's prompts, and a comma between them belongs to the tag.
 """
 
 import codecs
-import random
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -15,9 +14,6 @@ from trainer.errors import UserError
 
 EXTENSION = ".txt"
 """A1111, kohya_ss, OneTrainer; sd-scripts' own default is `.caption`."""
-
-SEPARATOR = "|||"
-"""kohya's customary `keep_tokens_separator`: what stands before it is never shuffled."""
 
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _MARKS = (
@@ -226,42 +222,6 @@ def replace(caption: str, replacements: Mapping[str, str]) -> str:
     if not any(same(tag) in table for tag in tags):
         return caption
     return join(_first_of_each(new for tag in tags for new in table.get(same(tag), [tag])))
-
-
-def for_step(
-    caption: str,
-    *,
-    rng: random.Random,
-    shuffle: bool = False,
-    keep_tokens: int = 0,
-    separator: str = SEPARATOR,
-    dropout: float = 0.0,
-) -> str:
-    """The caption as it is trained in one step.
-
-    With probability `dropout` it is "" (the unconditional case, needed for guidance). With `shuffle`, tags
-    change places, except the first `keep_tokens` ones, or all those before `separator` where the caption has
-    one; a second separator keeps the tags after it in place too. The separators themselves are never
-    trained. Without `shuffle` the text stays as written. Only `rng` is used, so the same generator state
-    gives the same caption: seed it from (seed, epoch, step, example) and a resumed run is exact.
-    """
-    # Drawn first and always, so that turning shuffle on does not change which captions are dropped.
-    if rng.random() < dropout:
-        return ""
-    parts = caption.split(separator, 2) if separator else [caption]
-    if not shuffle:
-        return (
-            caption
-            if len(parts) == 1
-            else join(part.strip(", \t\n") for part in parts if part.strip(", \t\n"))
-        )
-    if len(parts) > 1:
-        fixed, moving, last = split(parts[0]), split(parts[1]), split("".join(parts[2:]))
-    else:
-        tags = split(caption)
-        fixed, moving, last = tags[:keep_tokens], tags[keep_tokens:], []
-    rng.shuffle(moving)
-    return join(fixed + moving + last)
 
 
 def _commas(caption: str) -> list[int]:

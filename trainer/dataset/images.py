@@ -8,11 +8,11 @@ import hashlib
 import os
 import stat
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
@@ -21,6 +21,8 @@ from trainer.dataset.ahead import ahead
 from trainer.dataset.buckets import Placement
 from trainer.dataset.names import listed, natural, shown
 from trainer.errors import UserError
+
+Result = TypeVar("Result")
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
@@ -129,11 +131,27 @@ def open_rgb(path: Path, *, notes: list[str] | None = None) -> Image.Image:
     Colour profiles are applied; where one cannot be, the reason is appended to `notes` (if given) and the
     numbers are used as they stand. Raises UserError naming the file when it cannot be read.
     """
+    return _opened(path, lambda image: colour.turned(colour.to_rgb(image, notes), colour.orientation(image)))
+
+
+def open_alpha(path: Path) -> Image.Image | None:
+    """The picture's transparency, upright, mode L, 255 where it is opaque; None when all of it is.
+
+    Raises UserError naming the file when it cannot be read.
+    """
+
+    def alpha(image: Image.Image) -> Image.Image | None:
+        mask = colour.alpha_of(image)
+        return None if mask is None else colour.turned(mask, colour.orientation(image))
+
+    return _opened(path, alpha)
+
+
+def _opened(path: Path, see: Callable[[Image.Image], Result]) -> Result:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            image = _decode(file)
-            return colour.turned(colour.to_rgb(image, notes), colour.orientation(image))
+            return see(_decode(file))
     except _Unusable as error:
         raise UserError(f"{shown(path)} {error}. Repair or remove it, then run the command again.") from error
     except OSError as error:

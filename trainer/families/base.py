@@ -40,6 +40,14 @@ class Conditioning:
         indices = [indices] if isinstance(indices, int) else indices
         return Conditioning(self.hidden[indices], None if self.pooled is None else self.pooled[indices])
 
+    def without_inner_marks(self) -> Conditioning:
+        """[B, 77·n, D] -> [B, 1 + 75·n + 1, D]: one start, all tokens, one end, as sd-scripts joins its chunks."""
+        import torch
+
+        chunks = self.hidden.unflatten(1, (-1, clip.LENGTH))
+        tokens = chunks[:, :, 1:-1].flatten(1, 2)
+        return Conditioning(torch.cat([chunks[:, 0, :1], tokens, chunks[:, -1, -1:]], dim=1), self.pooled)
+
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
         """Joined along the batch. Raises ValueError for parts of different length: those are made equal
@@ -148,15 +156,19 @@ class Family(ABC):
 
     # ── words ───────────────────────────────────────────────────────────────────────────────────────
 
-    def tokenize(self, model: BaseModel, texts: Sequence[str], chunks: int | None = None) -> list[Tensor]:
-        """One int64 tensor [B, n, 77] per tokenizer; long texts become chunks of 75 tokens, never cut off.
+    def tokenize(
+        self, model: BaseModel, texts: Sequence[str], chunks: int | None = None, cut: bool = False
+    ) -> list[Tensor]:
+        """One int64 tensor [B, n, 77] per tokenizer; long texts become chunks of 75 tokens.
 
-        n is `chunks`, or as many as the longest text needs. Raises ValueError when a text needs more than
-        `chunks`: see `chunks_needed`.
+        n is `chunks`, or as many as the longest text needs. A text that needs more than `chunks` loses its end
+        with `cut`; without, it raises ValueError: see `chunks_needed`.
         """
         import torch
 
         split = [[clip.chunk_tokens(tokenizer, text) for text in texts] for tokenizer in model.tokenizers]
+        if cut:
+            split = [[rows[:chunks] for rows in part] for part in split]
         needed = max((len(rows) for part in split for rows in part), default=1)
         if chunks is not None and needed > chunks:
             raise ValueError(f"a text needs {needed} chunks of 75 tokens, more than the {chunks} asked for")

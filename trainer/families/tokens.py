@@ -16,6 +16,7 @@ class Tokenizer:
     ids: Callable[[str], list[int]]
     bos: int
     eos: int
+    size: int = 0  # of the vocabulary; 0 where it is not known
 
 
 def tokenizer(base: str) -> Tokenizer:
@@ -31,4 +32,4 @@ def tokenizer(base: str) -> Tokenizer:
     def ids(text: str) -> list[int]:
         return loaded(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
 
-    return Tokenizer(source.name, ids, loaded.bos_token_id, loaded.eos_token_id)
+    return Tokenizer(source.name, ids, loaded.bos_token_id, loaded.eos_token_id, loaded.vocab_size)

@@ -20,12 +20,13 @@ from trainer.kohya.file import (
     write,
 )
 from trainer.kohya.info import TOOLS, LoraInfo, describe
-from trainer.kohya.metadata import Facts, training_metadata
+from trainer.kohya.metadata import Facts, FolderFacts, training_metadata
 
 __all__ = [
     "TOOLS",
     "Change",
     "Facts",
+    "FolderFacts",
     "Header",
     "LoraFile",
     "LoraInfo",

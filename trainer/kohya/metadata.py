@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class FolderFacts:
+    """One folder of pictures. sd-scripts has one number of repeats a folder; `seen` counts each picture's own."""
+
+    pictures: int
+    repeats: int
+    seen: int
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a file's metadata says that the configuration does not know."""
 
@@ -28,10 +37,12 @@ class Facts:
     vae_sha256: str = ""
     prediction_type: str = "epsilon"
     tag_frequency: dict[str, dict[str, int]] = field(default_factory=dict)  # folder -> tag -> pictures having it
-    images: dict[str, int] = field(default_factory=dict)  # folder -> pictures
+    images: dict[str, FolderFacts] = field(default_factory=dict)
+    regularisation: dict[str, FolderFacts] = field(default_factory=dict)
     buckets: dict[tuple[int, int], int] = field(default_factory=dict)  # (width, height) -> pictures times repeats
     run: str = ""
     batches_per_epoch: int = 0
+    batches_per_update: int = 0  # over all processes; 0 for the configuration's accumulation
     epoch: int = 0  # finished epochs, as in the file's name
     step: int = 0
     steps: int = 0  # of the whole run
@@ -72,7 +83,7 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_steps": facts.step,
         "ss_max_train_steps": facts.steps,
         "ss_batch_size_per_device": loop.batch_size,
-        "ss_total_batch_size": loop.batch_size * loop.gradient_accumulation,
+        "ss_total_batch_size": loop.batch_size * (facts.batches_per_update or loop.gradient_accumulation),
         "ss_gradient_checkpointing": config.model.gradient_checkpointing,
         "ss_gradient_accumulation_steps": loop.gradient_accumulation,
         "ss_lr_warmup_steps": round(warmup),
@@ -112,7 +123,7 @@ def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_v2": facts.family.name == "sd2",
         "ss_base_model_version": facts.family.base_model_version + ("_v" if _is_v2_v(facts) else ""),
         "ss_clip_skip": config.model.clip_skip if facts.family.max_clip_skip > 1 else None,
-        "ss_max_token_length": None,
+        "ss_max_token_length": config.data.max_tokens or None,
     }
 
 
@@ -170,13 +181,12 @@ def _about_loss(config: TrainConfig) -> dict[str, Any]:
         "ss_loss_type": loss.kind,
         "ss_huber_schedule": loss.huber_schedule,
         "ss_huber_c": loss.huber_c,
-        "ss_prior_loss_weight": 1.0,
+        "ss_prior_loss_weight": loss.prior_weight,
     }
 
 
 def _about_data(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     data = config.data
-    folders = {folder: {"n_repeats": data.repeats, "img_count": n} for folder, n in facts.images.items()}
     sizes = enumerate(sorted(facts.buckets))
     buckets = {str(number): {"resolution": list(size), "count": facts.buckets[size]} for number, size in sizes}
     shared = {
@@ -188,38 +198,44 @@ def _about_data(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "bucket_info": {"buckets": buckets},
     }
     subset = {
-        "color_aug": False,
-        "flip_aug": False,
-        "random_crop": False,
+        "color_aug": data.colour_shift,
+        "flip_aug": data.flip,
+        "random_crop": data.random_crop,
         "shuffle_caption": data.shuffle_tags,
         "keep_tokens": data.keep_tokens,
     }
-    count = sum(facts.images.values()) * data.repeats
+    count = sum(folder.seen for folder in facts.images.values())
+    regular = sum(folder.seen for folder in facts.regularisation.values())
     # sd-scripts writes either this list or the flat entries, depending on how it was started; readers know one each.
     dataset = {
         "is_dreambooth": True,
         "batch_size_per_device": config.loop.batch_size,
         "num_train_images": count,
-        "num_reg_images": 0,
+        "num_reg_images": regular,
         "resolution": [data.resolution, data.resolution],
         **shared,
         "subsets": [
-            {"image_dir": folder, "img_count": n, "num_repeats": data.repeats, "is_reg": False, **subset}
-            for folder, n in facts.images.items()
+            {"image_dir": name, "img_count": found.pictures, "num_repeats": found.repeats, "is_reg": is_reg, **subset}
+            for is_reg, folders in ((False, facts.images), (True, facts.regularisation))
+            for name, found in folders.items()
         ],
     }
     return {
         "ss_num_train_images": count,
-        "ss_num_reg_images": 0,
+        "ss_num_reg_images": regular,
         "ss_cache_latents": True,
         "ss_caption_dropout_rate": data.caption_dropout,
-        "ss_caption_tag_dropout_rate": 0.0,
+        "ss_caption_tag_dropout_rate": data.tag_dropout,
         "ss_resolution": f"({data.resolution}, {data.resolution})",
         "ss_datasets": [dataset],
-        "ss_dataset_dirs": folders,
-        "ss_reg_dataset_dirs": {},
+        "ss_dataset_dirs": _directories(facts.images),
+        "ss_reg_dataset_dirs": _directories(facts.regularisation),
         **{f"ss_{key}": value for key, value in {**shared, **subset}.items()},
     }
+
+
+def _directories(folders: dict[str, FolderFacts]) -> dict[str, Any]:
+    return {name: {"n_repeats": found.repeats, "img_count": found.pictures} for name, found in folders.items()}
 
 
 def _about_base(facts: Facts) -> dict[str, Any]:

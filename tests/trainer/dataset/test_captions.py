@@ -1,7 +1,5 @@
 """Caption files in every encoding, and the algebra of tags."""
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,40 +136,3 @@ def test_add_remove_replace():
     assert captions.replace("a, cat, b", {"Cat": "moss cat, fur", "b": ""}) == "a, moss cat, fur"
     assert captions.replace("a, b", {"a": "B"}) == "B"
     assert captions.replace("a,b", {"x": "y"}) == "a,b"
-
-
-# --- what one step sees ---
-
-
-def test_the_text_is_kept_as_written_without_shuffle():
-    assert captions.for_step("a,b ,  c.", rng=random.Random(0)) == "a,b ,  c."
-    assert captions.for_step("moss ||| a,b|||c", rng=random.Random(0)) == "moss, a,b, c"
-
-
-@given(st.lists(st.text("abc", min_size=1), max_size=8), st.integers(0, 9), st.integers())
-def test_shuffle_keeps_all_tags_and_the_first_ones_in_place(tags, keep, seed):
-    out = captions.for_step(", ".join(tags), rng=random.Random(seed), shuffle=True, keep_tokens=keep)
-    assert captions.split(out)[:keep] == tags[:keep]
-    assert sorted(captions.split(out)) == sorted(tags)
-
-
-def test_separators_hold_both_ends():
-    seen = set()
-    for seed in range(50):
-        out = captions.for_step("moss, cat ||| a, b, c ||| last", rng=random.Random(seed), shuffle=True)
-        tags = captions.split(out)
-        assert tags[:2] == ["moss", "cat"] and tags[-1] == "last" and sorted(tags[2:-1]) == ["a", "b", "c"]
-        seen.add(out)
-    assert len(seen) == 6
-
-
-def test_dropout_has_its_rate_and_does_not_depend_on_shuffle():
-    def dropped(shuffle):
-        return [
-            captions.for_step("a, b, c", rng=random.Random(f"{i}"), shuffle=shuffle, dropout=0.25) == ""
-            for i in range(2000)
-        ]
-
-    assert dropped(True) == dropped(False)
-    assert 0.2 < sum(dropped(True)) / 2000 < 0.3
-    assert captions.for_step("a", rng=random.Random(0), dropout=1.0) == ""

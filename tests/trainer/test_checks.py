@@ -1,0 +1,127 @@
+"""What is said before a run: each rule where it should speak, with a value that silences it, and nowhere else."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+
+from trainer import basecheck, checks, presets
+from trainer.dataset import buckets
+from trainer.examples import Example
+
+PLACE = buckets.place(64, 64, [(64, 64)])
+
+
+def example(name: str = "0.png", caption: str = "moss, hat, sitting", **changes) -> Example:
+    usual = {"width": 64, "height": 64, "repeats": 1, "placement": PLACE}
+    return Example(Path(name), name, caption, **{**usual, **changes})
+
+
+def found(examples, rule, **settings):
+    config = presets.layer({key.replace("__", "."): value for key, value in settings.items()})
+    return list(rule(config, examples))
+
+
+MANY = [example(f"{number}.png", repeats=10) for number in range(10)]
+FEW = [replace(one, repeats=1) for one in MANY]
+MASKED = [replace(one, mask=one.path) for one in MANY]
+REGULAR = [example("cat.png", role="regularisation", repeats=200)]
+
+CASES = [  # rule, settings and pictures with which it speaks, what it speaks of, and those with which it is silent
+    (checks.unusual_length, {"loop__epochs": 1}, FEW, "data.repeats", {"loop__epochs": 10}, MANY),
+    (checks.unusual_length, {"loop__epochs": 400}, MANY, "loop.epochs", {"loop__epochs": 50}, MANY),
+    (checks.captions_never_seen, {"data__caption_dropout_every": 1}, MANY, "data.caption_dropout_every", {}, MANY),
+    (
+        checks.braces_that_stay_text,
+        {}, [example(caption="{a|b} hat")], "data.wildcards",
+        {"data__wildcards": True}, [example(caption="{a|b} hat")],
+    ),
+    (
+        checks.masks_without_effect,
+        {"data__alpha_mask": True}, MANY, "data.alpha_mask",
+        {"data__alpha_mask": True}, MASKED,
+    ),
+    (
+        checks.masks_without_effect,
+        {"data__alpha_mask": True, "data__mask_folder": "m"}, MASKED, "data.alpha_mask",
+        {"data__mask_folder": "m"}, MASKED,
+    ),
+    (checks.masks_without_effect, {"loss__mask_normalised": True}, MANY, "loss.mask_normalised", {}, MANY),
+    (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].__name__}-{case[3]}")
+def test_a_rule_speaks_where_it_should(case):
+    rule, settings, pictures, path, silent, others = case
+    (problem,) = found(pictures, rule, **settings)
+    assert problem.setting == path and rule in checks.RULES
+    assert not found(others, rule, **silent)
+    if problem.suggestion is not None and path != "data.repeats":  # the pictures themselves would change with it
+        changed = dict([presets.parse_override(f"{problem.setting}={problem.suggestion}")])
+        assert not found(pictures, rule, **settings | {key.replace(".", "__"): value for key, value in changed.items()})
+
+
+def test_folders_that_say_their_repeats_are_told_to_train_longer():
+    (problem,) = found([example(repeats=3), example("1.png", repeats=5)], checks.unusual_length)
+    assert problem.setting == "loop.epochs" and problem.suggestion >= 100
+
+
+# ── with the base ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Folders that say what the rules look at: 512 px and a vocabulary with common, rare and missing words."""
+    root = tmp_path_factory.mktemp("bases")
+    return {name: tiny.base_folder(root / name, name) for name in ("sd15", "sdxl")}
+
+
+def of_base(base, examples=MANY, **settings):
+    values = {"model.base": str(base), "data.resolution": 64}
+    config = presets.layer(values | {key.replace("__", "."): value for key, value in settings.items()})
+    return basecheck.check(config, examples)
+
+
+def test_resolution_against_the_base(bases):
+    assert not of_base(bases["sd15"])
+    (problem,) = of_base(bases["sd15"], data__resolution=128)
+    assert (problem.setting, problem.suggestion) == ("data.resolution", 64)
+    # A single file says only its family.
+    family = basecheck.families.FAMILIES["sdxl"]
+    base = basecheck.Base(family, family.resolution, None)
+    config = presets.layer({"data.resolution": 512})
+    assert [p.suggestion for p in basecheck.resolution_far_from_the_bases(config, [], base)] == [1024]
+
+
+def test_clip_skip_where_it_has_no_effect(bases):
+    assert not of_base(bases["sd15"], model__clip_skip=2)
+    (problem,) = of_base(bases["sdxl"], model__clip_skip=2)
+    assert (problem.setting, problem.suggestion) == ("model.clip_skip", 1)
+
+
+def test_captions_over_the_limit_are_named(bases):
+    pictures = [*MANY, example("long.png", "a" * 80), example("wild.png", "{a|" + "b" * 76 + "}")]
+    assert not of_base(bases["sd15"], pictures)
+    (problem,) = of_base(bases["sd15"], pictures, data__max_tokens=75)
+    assert "long.png (80)" in problem.reason and "wild.png" in problem.reason and "0.png" not in problem.reason
+    assert problem.suggestion == 150
+    assert not of_base(bases["sd15"], pictures, data__max_tokens=150)
+    (problem,) = of_base(
+        bases["sd15"], [example("long.png", "a" * 80)], data__max_tokens=75, data__caption_prefix="b" * 150
+    )
+    assert problem.suggestion == 0
+
+
+@pytest.mark.parametrize(
+    ("trigger", "words"),
+    [("cat", ["common"]), ("ohwx cat", []), ("ohwx", []), ("abcdefg", ["7 pieces"]), ("cat dog", ["common"]), ("", [])],
+)
+def test_a_trigger_that_is_no_name(trigger, words):
+    """Numbered as in CLIP: frequent words first."""
+    vocabulary = {"cat": [2368], "dog": [1929], "ohwx": [39_000, 40_000], "abcdefg": list(range(7))}
+    family = basecheck.families.FAMILIES["sd15"]
+    base = basecheck.Base(family, 512, basecheck.Tokenizer("", vocabulary.__getitem__, 0, 0, 49_408))
+    said = list(basecheck.trigger_that_is_no_name(presets.layer({"data.trigger": trigger}), [], base))
+    assert len(said) == len(words) and all(word in problem.reason for word, problem in zip(words, said))

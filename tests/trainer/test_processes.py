@@ -1,0 +1,98 @@
+"""Several processes are one trainer: the same losses, one writer, stop, and resume with another number of them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import trainees
+from safetensors.torch import load_file
+
+from trainer import kohya
+from trainer.run import Run, find_runs
+
+EXACT = {"abs": 1e-5, "rel": 1e-4}  # sums of gradients in another order
+
+
+def losses_of(run: Run) -> list[float]:
+    return [entry["loss"] for entry in run.metrics()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, folders):
+    """One process with twice the accumulation; pictures are held back and measured."""
+    root = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        run = made(root, folders, loop__gradient_accumulation=2)
+        assert trainees.train_in_process(run) == 0
+    return run
+
+
+def made(root, folders, **changes) -> Run:
+    return trainees.make_run(root, folders["sd15"], data__repeats=2, data__validation_split=1, **changes)
+
+
+def same_weights(run: Run, other: Run) -> bool:
+    ours, theirs = load_file(run.epochs()[-1].path), load_file(other.epochs()[-1].path)
+    return all((value - theirs[key]).abs().max() < 1e-3 for key, value in ours.items())
+
+
+def test_two_processes_are_one_with_twice_the_accumulation(alone, tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = made(tmp_path, folders)
+    assert trainees.train_in_processes(run, 2) == [0, 0]
+    assert run.status.state == "finished" and len(run.epochs()) == 2
+    assert losses_of(run) == pytest.approx(losses_of(alone), **EXACT)
+    assert same_weights(run, alone)
+    for name in ("loss/validation", "loss/validation_trained"):
+        ours, theirs = ([entry[name] for entry in one.metrics() if name in entry] for one in (run, alone))
+        assert len(ours) == 2 and ours == pytest.approx(theirs, **EXACT)
+    metadata = [kohya.read_header(one.epochs()[-1].path).metadata for one in (run, alone)]
+    assert metadata[0]["ss_total_batch_size"] == metadata[1]["ss_total_batch_size"] == "4"
+    # One writer: each step stands in the file once.
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(lines) + 1))
+    assert len(list((run.path / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
+def test_stopped_and_resumed_with_another_number(counts, alone, tmp_path, folders, monkeypatch):
+    """The run goes on as it began, whatever it is given to go on with."""
+    monkeypatch.chdir(tmp_path)
+    run = made(tmp_path, folders, loop__gradient_accumulation=2 // counts[0])
+
+    def stop():
+        deadline = time.time() + 120
+        while not (run.path / "metrics.jsonl").exists() and time.time() < deadline:
+            time.sleep(0.002)
+        run.request("stop")
+
+    assert trainees.train_in_processes(run, counts[0], stop) == [0] * counts[0]
+    assert run.status.state in ("stopped", "finished")  # a fast machine may have been done before it was told
+    assert trainees.train_in_processes(run, counts[1]) == [0] * counts[1]
+    assert run.status.state == "finished"
+    assert losses_of(run) == pytest.approx(losses_of(alone), **EXACT)
+    assert same_weights(run, alone)
+
+
+def test_accelerates_own_launcher_makes_one_run(tmp_path, folders):
+    trainees.draw_pictures(tmp_path / "pictures")
+    options = {
+        "data.resolution": 64, "data.bucket_step": 32, "data.bucket_min": 32, "data.repeats": 1, "loop.epochs": 1,
+        "adapter.rank": 2, "adapter.alpha": 1, "adapter.text_encoder": "false",
+    }  # fmt: skip
+    sets = [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["-m", "trainer", "train", "--preset", "toybox", "--base", str(folders["sd15"]), "--data", "pictures"]
+    paths = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*command, *sets], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (run,) = find_runs(tmp_path / "runs")
+    assert run.status.state == "finished" and len(run.epochs()) == 1
+    assert done.stdout.count("Next:") == 1  # one of them speaks
