@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import environment, kohya, metrics, presets, report, toybox, vote
+from trainer import environment, kohya, metrics, presets, report, toybox, upscalers, vote
 from trainer.cells import BASE_EPOCH, Cell, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
@@ -24,6 +23,7 @@ from trainer.grid import save_grid
 from trainer.recommend import recommend
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run
+from trainer.shelf import Shelf
 
 Advance = Callable[..., None]
 
@@ -45,6 +45,10 @@ class Place:
     @property
     def file(self) -> str:
         return f"cells/{self.cell.key}.png"
+
+    @property
+    def lora(self) -> Path | None:
+        return self.epoch.path if self.epoch else None
 
 
 def evaluate(
@@ -69,7 +73,7 @@ def evaluate(
     with _held(folder):
         model = load_base(config, device or environment.default_device())
         places = list(layout(config, settings, columns, chosen, model.sha256()))
-        render_missing(Renderer(model, settings.batch_size), places, folder, progress)
+        render_missing(Renderer(model, settings.batch_size, shelf_of(settings)), places, folder, progress)
         evaluation = index(run, config, settings, columns, chosen, places, folder)
         pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
         metrics.score(evaluation, folder, pictures, toybox.located(clip) if clip else None, config.data.trigger)
@@ -110,6 +114,10 @@ def layout(
 def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, seed: int, base: str) -> Cell:
     """A cell of the base row: what the prompt pins, else the evaluation's settings."""
     side = settings.size or config.data.resolution
+    shelf = shelf_of(settings)
+    upscaler = None
+    if column.hires and upscalers.is_model(column.hires.upscaler):
+        upscaler = shelf.upscaler(column.hires.upscaler)
     return Cell(
         prompt=column.prompt,
         negative=column.negative,
@@ -123,22 +131,36 @@ def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, s
         cfg_scale=settings.cfg_scale if column.cfg_scale is None else column.cfg_scale,
         clip_skip=column.clip_skip or config.model.clip_skip,
         base=base,
+        hires=column.hires,
+        files=shelf.named(column.prompt, column.negative, upscaler),
     )
 
 
+def shelf_of(settings: EvaluationConfig) -> Shelf:
+    """Where the files that prompts name are looked for."""
+    return Shelf(settings.model_folders, settings.embedding_folders)
+
+
 def render_missing(renderer: Renderer, places: list[Place], folder: Path, progress: Advance) -> None:
-    """Render and write the pictures that are not there yet, batch by batch, one row's LoRA at a time."""
+    """Render and write the pictures that are not there yet; one batch may hold pictures of several rows."""
     missing = {place.file: place for place in places if not (folder / place.file).exists()}
     done, total = len(places) - len(missing), len(places)
-    for _, row in groupby(missing.values(), key=lambda place: (place.cell.epoch, place.cell.strength)):
-        for batch in renderer.batches(list(row)):
-            first = batch[0]
-            progress(done, total, "base" if first.epoch is None else f"epoch {first.epoch.number}")
-            renderer.use(first.epoch.path if first.epoch else None, first.cell.strength)
-            for place, picture in zip(batch, renderer.render([place.cell for place in batch])):
-                write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer.model, place.epoch)))
-            done += len(batch)
+    for batch in renderer.batches(missing.values()):
+        progress(done, total, _row_names(batch))
+        pictures = renderer.render([place.cell for place in batch], [place.lora for place in batch])
+        for place, picture in zip(batch, pictures):
+            write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer.model, place.epoch)))
+        done += len(batch)
     progress(total, total)
+
+
+def _row_names(batch: list[Place]) -> str:
+    """ "base", "epoch 3" or "epochs 3–5": whose pictures are being rendered."""
+    numbers = sorted({place.cell.epoch for place in batch})
+    if len(numbers) == 1:
+        return f"epoch {numbers[0]}" if numbers[0] != BASE_EPOCH else "base"
+    first, last = ("base" if number == BASE_EPOCH else str(number) for number in (numbers[0], numbers[-1]))
+    return f"{first}–{last}" if first == "base" else f"epochs {first}–{last}"
 
 
 def png(picture, text: str) -> bytes:

@@ -58,3 +58,13 @@ class EvaluationConfig(Part):
         label="Render batch",
         help="Pictures rendered at once. Does not change the pictures, only speed and memory.",
     )
+    model_folders: tuple[str, ...] = setting(
+        ("models",),
+        label="Model folders",
+        help="Where the LoRAs that a prompt names with <lora:name:1> and the hires fix's upscalers are looked for.",
+    )
+    embedding_folders: tuple[str, ...] = setting(
+        ("embeddings",),
+        label="Embedding folders",
+        help="Where the embeddings (textual inversions) that a prompt or negative prompt names are looked for.",
+    )
