@@ -149,6 +149,8 @@ class Evaluation:
     recommended: dict[str, Any] | None = None  # {"epoch": 6, "strength": 1.0, "reason": "…"}
     settings: str = ""  # the run's config.toml
     rendering: dict[str, Any] = field(default_factory=dict)  # the [evaluation] settings it was rendered under
+    # Rows of a second run: their number here -> what they are called. They follow the first run's numbers.
+    labels: dict[int, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:
         return write_json(Path(folder) / "evaluation.json", asdict(self))
@@ -162,6 +164,7 @@ class Evaluation:
             values["prompts"] = [Prompt(**entry) for entry in values["prompts"]]
             values["cells"] = [Rendered(**entry) for entry in values["cells"]]
             values["rows"] = [Row(**entry) for entry in values["rows"]]
+            values["labels"] = {int(number): label for number, label in values.get("labels", {}).items()}
             return cls(**values)
         except FileNotFoundError:
             raise UserError(f"{folder} holds no comparison: run `lora-studio evaluate` first.") from None
@@ -244,7 +247,7 @@ def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str) -> Pr
         if key not in entry:
             raise UserError(f'{where} has no {key}: add {key} = "…".')
     for table in (entry, entry.get("hires", {})):
-        _check_sampler(table.get("sampler", ""), where)
+        require_sampler(table.get("sampler", ""), where)
     texts = {key: _fill(entry.get(key, ""), trigger, subject) for key in ("prompt", "negative")}
     prompt = Prompt(**{**entry, **texts})
     return replace(prompt, seed=_drawn_seed(prompt)) if prompt.seed == DRAWN_SEED else prompt
@@ -259,7 +262,8 @@ def _check_values(entry: dict[str, Any], values: dict[str, tuple[Callable[[Any],
             raise UserError(f"{where}: {key} = {value!r} is not {wanted}.")
 
 
-def _check_sampler(name: str, where: str) -> None:
+def require_sampler(name: str, where: str) -> None:
+    """Raises UserError, beginning with `where`, for a sampler that does not exist."""
     from trainer.webui.samplers import resolve
 
     try:

@@ -26,7 +26,7 @@ from trainer.errors import UserError
 from trainer.families import clip
 from trainer.families.base import BaseModel, Conditioning
 from trainer.run import Epoch
-from trainer.shelf import Shelf, find_embeddings, read_embedding, spoken
+from trainer.shelf import Shelf, absent, find_embeddings, read_embedding, spoken
 from trainer.stack import Lora, Loras, Stack, stackable, trains_text
 from trainer.webui import encode, infotext, noise, prompt, samplers
 
@@ -235,6 +235,13 @@ class Renderer:
         if self._embeddings is None:
             self._embeddings = dict(load_embeddings(self.model, self.shelf))
         return self._embeddings
+
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """Embeddings that these texts name and that are words here: not there, or made for another base."""
+        known, text = find_embeddings(self.shelf.embeddings), "\n".join(texts)
+        alien = [f"{name} (made for another base)" for name in spoken(text, known) if name not in self.embeddings()]
+        return alien + [f"{name} (not found)" for name in absent(text, known)]
 
 
 @dataclass(frozen=True)
