@@ -23,7 +23,7 @@ ALIASES = {
     "prompt s/r": "prompt", "denoise": "hires.denoise", "hires steps": "hires.steps", "denoising": "hires.denoise",
     "hires upscaler": "hires.upscaler", "hires sampler": "hires.sampler", "epochs": "epoch", "strengths": "strength",
 }  # fmt: skip
-FIELDS = [name for name in VALUES if name not in ("name", "leak", "hires", "width", "height")]
+FIELDS = [name for name in VALUES if name not in ("name", "leak", "hires", "styles", "width", "height")]
 FIELDS += ["size", *(f"hires.{name}" for name in HIRES_VALUES), *ROWS]
 
 

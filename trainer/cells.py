@@ -181,7 +181,10 @@ def read_prompts(path: Path, trigger: str = "", subject: str = "") -> list[Promp
     from trainer.presets import read_toml
 
     entries = _entries(read_toml(Path(path)), path)
-    prompts = [_prompt(entry, f"{path}, prompt {index}", trigger, subject) for index, entry in enumerate(entries, 1)]
+    folder = Path(path).parent
+    prompts = [
+        _prompt(entry, f"{path}, prompt {index}", trigger, subject, folder) for index, entry in enumerate(entries, 1)
+    ]
     names = [prompt.name for prompt in prompts]
     for name in names:
         if names.count(name) > 1:
@@ -217,6 +220,10 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda value: _whole(value) and 1 <= value <= 150, "a whole number from 1 to 150"),
     "cfg_scale": (lambda value: _number(value) and 1 <= value <= 30, "a number from 1 to 30"),
     "clip_skip": (lambda value: _whole(value) and 1 <= value <= 12, "a whole number from 1 to 12"),
+    "styles": (
+        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+        'a list of names from styles.csv, such as ["photo"]',
+    ),
     "hires": (lambda value: isinstance(value, dict), "a table such as { upscale = 2.0, denoise = 0.5 }"),
     "leak": (lambda value: isinstance(value, bool), "true or false"),
 }
@@ -240,7 +247,7 @@ def _number(value: Any) -> bool:
     return _whole(value) or isinstance(value, float)
 
 
-def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str) -> Prompt:
+def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str, folder: Path) -> Prompt:
     _check_values(entry, VALUES, where)
     _check_values(entry.get("hires", {}), HIRES_VALUES, f"{where}, hires")
     for key in ("name", "prompt"):
@@ -248,9 +255,28 @@ def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str) -> Pr
             raise UserError(f'{where} has no {key}: add {key} = "…".')
     for table in (entry, entry.get("hires", {})):
         require_sampler(table.get("sampler", ""), where)
-    texts = {key: _fill(entry.get(key, ""), trigger, subject) for key in ("prompt", "negative")}
+    styles = entry.pop("styles", [])
+    texts = _styled((entry["prompt"], entry.get("negative", "")), styles, where, folder)
+    texts = {key: _fill(text, trigger, subject) for key, text in zip(("prompt", "negative"), texts)}
     prompt = Prompt(**{**entry, **texts})
     return replace(prompt, seed=_drawn_seed(prompt)) if prompt.seed == DRAWN_SEED else prompt
+
+
+def _styled(texts: tuple[str, str], names: list[str], where: str, folder: Path) -> tuple[str, str]:
+    """Prompt and negative prompt with A1111's styles, from a styles.csv beside the prompt set or in this folder."""
+    from trainer.webui.prompt import apply_style, read_styles
+
+    if not names:
+        return texts
+    file = next((path for path in (folder / "styles.csv", Path("styles.csv")) if path.is_file()), None)
+    if file is None:
+        raise UserError(f"{where}: there is no styles.csv in {folder} or in the current folder: copy A1111's there.")
+    known = read_styles(file)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: {file} has no style {name!r}; {nearest(name, known)}")
+        texts = tuple(apply_style(text, style) for text, style in zip(texts, known[name]))
+    return texts
 
 
 def _check_values(entry: dict[str, Any], values: dict[str, tuple[Callable[[Any], bool], str]], where: str) -> None:

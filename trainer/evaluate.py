@@ -230,7 +230,7 @@ def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, s
 
 def shelf_of(settings: EvaluationConfig) -> Shelf:
     """Where the files that prompts name are looked for."""
-    return Shelf(settings.model_folders, settings.embedding_folders)
+    return Shelf(tuple(filter(None, settings.model_folders)), tuple(filter(None, settings.embedding_folders)))
 
 
 def render_missing(renderer: Renderer, places: list[Place], folder: Path, progress: Advance) -> None:

@@ -164,18 +164,25 @@ def summary(table: Table) -> str:
     """One line under the title: what was compared."""
     labels = table.evaluation.labels
     epochs = [epoch for epoch in table.epochs if epoch != BASE_EPOCH and epoch not in labels]
-    consecutive = len(epochs) > 2 and epochs == list(range(epochs[0], epochs[-1] + 1))
-    listed = f"{epochs[0]} to {epochs[-1]}" if consecutive else ", ".join(map(str, epochs))
+    against = [label.rpartition(" epoch ") for label in labels.values()]
     seeds = sorted({seed for prompt in table.prompts for seed in table.seeds(prompt)})
     return " · ".join(
         [
-            f"{'epochs' if len(epochs) > 1 else 'epoch'} {listed}" if epochs else "base only",
-            *([f"against {', '.join(labels.values())}"] if labels else []),
+            _epochs(epochs) if epochs else "base only",
+            *([f"against {against[0][0]} {_epochs([int(number) for *_, number in against])}"] if against else []),
             "strength " + ", ".join(f"{strength:g}" for strength in table.strengths),
             f"{len(table.prompts)} prompt{'s' * (len(table.prompts) != 1)}",
             f"seed{'s' * (len(seeds) != 1)} " + ", ".join(map(str, seeds)),
         ]
     )
+
+
+def _epochs(numbers: list[int]) -> str:
+    """ "epoch 4", "epochs 1 to 10" or "epochs 1, 4, 7"."""
+    if len(numbers) == 1:
+        return f"epoch {numbers[0]}"
+    consecutive = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return "epochs " + (f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(map(str, numbers)))
 
 
 # Measuring

@@ -66,7 +66,7 @@ def test_two_runs_stand_below_each_other_under_the_same_prompts(here):
     assert texts[4, "one"] == "fern, disc <lora:fern-000002:1>"
     assert len(found.cells) == 2 * 4 and sum(cell.epoch == 0 for cell in found.cells) == 2
     assert found.recommended is None and found.about[f"Scores of {second.name}"]
-    assert summary(Table(found)).startswith("epoch 2 · against fern epoch 1, fern epoch 2")
+    assert summary(Table(found)).startswith("epoch 2 · against fern epochs 1, 2")
     assert '"labels":{"3":"fern epoch 1"' in (result.folder / "report.html").read_text()
     assert {row.epoch for row in found.rows} == {0, 2, 3, 4} and all("loss" in row.scores for row in found.rows)
     # The vote runs over both, and says their names.
