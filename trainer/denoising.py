@@ -122,14 +122,14 @@ def _loss(
     for batch in _alike(renderer, samples, latents, clip_skip, (index, loras)):
         clean = torch.cat([latents[sample.example.digest] for sample, _ in batch])
         noise = torch.cat([_noise(sample, clean.shape[1:]) for sample, _ in batch]).to(clean)
-        timesteps = torch.tensor([sample.timestep for sample, _ in batch], device=model.device)
-        kept = model.alphas_cumprod.to(clean.device)[timesteps].to(clean).view(-1, 1, 1, 1)
+        timesteps = torch.tensor([sample.timestep for sample, _ in batch])
+        kept = model.alphas_cumprod.cpu()[timesteps].float().to(clean.device).view(-1, 1, 1, 1)
         noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
         wanted = noise if model.prediction_type == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * clean
         conditioning = Conditioning.cat([said for _, said in batch])
         sizes = torch.tensor([_sizes(sample.example) for sample, _ in batch], device=model.device)
         with renderer.stack.rows([index]):
-            said = model.family.predict(model, noisy, timesteps, conditioning, sizes)
+            said = model.family.predict(model, noisy, timesteps.to(model.device), conditioning, sizes)
         errors += (said.float() - wanted).square().mean(dim=(1, 2, 3)).tolist()
     return sum(errors) / len(errors)
 

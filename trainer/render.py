@@ -77,7 +77,8 @@ class Renderer:
         self._alone: Adapter | None = None  # of a kind that cannot be stacked
         self._alone_file: Path | None = None
         self._texts: dict[tuple, Conditioning] = {}
-        self._embeddings: dict[str, list[Tensor]] | None = None
+        self._known: dict[str, Path] | None = None  # textual inversions: name -> file
+        self._embeddings: dict[str, list[Tensor] | None] = {}
         self._upscalers: dict[str, upscalers.RRDBNet] = {}
 
     def use(self, lora: Path | None, strength: float) -> None:
@@ -225,22 +226,31 @@ class Renderer:
         state = tuple((one.path, one.text_encoder) for one in loras if one.text_encoder and trains_text(one.path))
         key = (attention, clip_skip, state)
         if key not in self._texts:
+            embeddings = self.embeddings("".join(text for text, _ in attention))
             with self.stack.rows([index]):
                 # Kept beside the model: many epochs times many prompts are too much for a small card.
-                self._texts[key] = condition(self.model, attention, clip_skip, self.embeddings()).to("cpu")
+                self._texts[key] = condition(self.model, attention, clip_skip, embeddings).to("cpu")
         return self._texts[key].to(self.model.device)
 
-    def embeddings(self) -> dict[str, list[Tensor]]:
-        """The vectors of every textual inversion that fits this base, by name."""
-        if self._embeddings is None:
-            self._embeddings = dict(load_embeddings(self.model, self.shelf))
-        return self._embeddings
+    def embeddings(self, text: str) -> dict[str, list[Tensor]]:
+        """The vectors of the textual inversions that a text names, by name; only those made for this kind of base.
 
+        Others are passed over, as in A1111: their names are read as words.
+        """
+        if self._known is None:
+            self._known = find_embeddings(self.shelf.embeddings)
+        names = spoken(text, self._known)
+        widths = [encoder.config.hidden_size for encoder in self.model.text_encoders]
+        for name in names:
+            if name not in self._embeddings:
+                self._embeddings[name] = read_embedding(self._known[name], widths)
+        return {name: self._embeddings[name] for name in names if self._embeddings[name] is not None}
 
     def unread(self, texts: Sequence[str]) -> list[str]:
         """Embeddings that these texts name and that are words here: not there, or made for another base."""
-        known, text = find_embeddings(self.shelf.embeddings), "\n".join(texts)
-        alien = [f"{name} (made for another base)" for name in spoken(text, known) if name not in self.embeddings()]
+        text = "\n".join(texts)
+        read, known = self.embeddings(text), self._known
+        alien = [f"{name} (made for another base)" for name in spoken(text, known) if name not in read]
         return alien + [f"{name} (not found)" for name in absent(text, known)]
 
 
@@ -327,16 +337,15 @@ def condition(
 ) -> Conditioning:
     """Text with weights -> conditioning [1, 77·n, D], each text encoder's states weighted on their own.
 
-    `embeddings`: the vectors of textual inversions for each text encoder, by name.
+    `embeddings`: the vectors of textual inversions for each text encoder, by name; they stand where the name does.
     """
     first = model.tokenizers[0]
-    names = spoken("".join(text for text, _ in attention), embeddings)
     chunks = prompt.chunks(
         attention,
         lambda text: first(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
         bos=first.bos_token_id,
         eos=first.eos_token_id,
-        embeddings={name: len(embeddings[name][0]) for name in names},
+        embeddings={name: len(vectors[0]) for name, vectors in embeddings.items()},
     )
     tokens = [
         torch.tensor([[chunk.padded_with(tokenizer.pad_token_id) for chunk in chunks]], device=model.device)
@@ -367,18 +376,6 @@ def _inverted(model: BaseModel, chunks: list[prompt.Chunk], embeddings: Mapping[
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def load_embeddings(model: BaseModel, shelf: Shelf) -> Iterator[tuple[str, list[Tensor]]]:
-    """(name, vectors for each text encoder) of the textual inversions made for this kind of base.
-
-    Others are passed over, as in A1111: their names are read as words.
-    """
-    widths = [encoder.config.hidden_size for encoder in model.text_encoders]
-    for name, path in find_embeddings(shelf.embeddings).items():
-        vectors = read_embedding(path, widths)
-        if vectors is not None:
-            yield name, vectors
 
 
 def _picture(pixels: Tensor):
