@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
 CONTRACT |= {"pnginfo", "vote", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
-COMPONENTS |= {"grid", "report", "recommend", "environment", "stack", "shelf", "upscalers"}
+COMPONENTS |= {"grid", "report", "recommend", "environment", "stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "hires", "denoising"}
 # What a component may take from another, and why.
@@ -21,6 +21,7 @@ ALLOWED = {
     ("report", "grid"): "the report is the grid in another form: same table",
     ("report", "metrics"): "labels of the scores",
     ("grid", "metrics"): "labels of the scores",
+    ("conditioning", "families"): "text encoders and tokenizers of a BaseModel",
     ("stack", "families"): "a LoRA sits on a BaseModel",
     ("stack", "kohya"): "reads LoRA files",
     ("shelf", "kohya"): "headers and hashes of the files that prompts name",

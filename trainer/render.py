@@ -6,13 +6,10 @@ prompt and seed show there what they show here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -20,15 +17,15 @@ from torch import Tensor
 from trainer import families, hires, kohya, upscalers
 from trainer.adapters import Adapter
 from trainer.cells import Cell
+from trainer.conditioning import condition
 from trainer.config import TrainConfig
 from trainer.environment import DTYPES, require_precision, use_attention
 from trainer.errors import UserError
-from trainer.families import clip
 from trainer.families.base import BaseModel, Conditioning
 from trainer.run import Epoch
 from trainer.shelf import Shelf, absent, find_embeddings, read_embedding, spoken
 from trainer.stack import Lora, Loras, Stack, stackable, trains_text
-from trainer.webui import encode, infotext, noise, prompt, samplers
+from trainer.webui import infotext, noise, prompt, samplers
 
 NOISE_SOURCE = "NV"  # what A1111 draws on an NVIDIA card, reproduced on any machine
 
@@ -327,55 +324,6 @@ class Guided:
         if model.prediction_type == "epsilon":
             return x - wide * said
         return x / (wide**2 + 1) - said * wide / (wide**2 + 1).sqrt()
-
-
-def condition(
-    model: BaseModel,
-    attention: prompt.Attention,
-    clip_skip: int,
-    embeddings: Mapping[str, list[Tensor]] = MappingProxyType({}),
-) -> Conditioning:
-    """Text with weights -> conditioning [1, 77·n, D], each text encoder's states weighted on their own.
-
-    `embeddings`: the vectors of textual inversions for each text encoder, by name; they stand where the name does.
-    """
-    first = model.tokenizers[0]
-    chunks = prompt.chunks(
-        attention,
-        lambda text: first(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
-        bos=first.bos_token_id,
-        eos=first.eos_token_id,
-        embeddings={name: len(vectors[0]) for name, vectors in embeddings.items()},
-    )
-    tokens = [
-        torch.tensor([[chunk.padded_with(tokenizer.pad_token_id) for chunk in chunks]], device=model.device)
-        for tokenizer in model.tokenizers
-    ]
-    with _inverted(model, chunks, embeddings):
-        said = model.family.encode(model, tokens, clip_skip)
-    if all(weight == 1 for chunk in chunks for weight in chunk.weights):
-        return said
-    widths = [encoder.config.hidden_size for encoder in model.text_encoders]
-    parts = said.hidden.view(len(chunks), -1, said.hidden.shape[-1]).split(widths, dim=-1)
-    weighted = torch.cat([encode.emphasize(part, chunks) for part in parts], dim=-1)
-    return Conditioning(encode.join(weighted), said.pooled)
-
-
-@contextmanager
-def _inverted(model: BaseModel, chunks: list[prompt.Chunk], embeddings: Mapping[str, list[Tensor]]) -> Iterator[None]:
-    """While inside, the token embeddings at the places of textual inversions are theirs."""
-    hooks = []
-    for index, encoder in enumerate(model.text_encoders):
-        vectors = {name: embeddings[name][index] for chunk in chunks for _, name in chunk.embeddings}
-        if vectors:
-            table = clip.transformer(encoder).embeddings.token_embedding
-            replaced = partial(encode.insert_embeddings, chunks=chunks, vectors=vectors)
-            hooks.append(table.register_forward_hook(lambda _, __, made, replaced=replaced: replaced(made)))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _picture(pixels: Tensor):

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, presets
 from trainer.cells import Cell, Evaluation, Prompt, read_prompts
+from trainer.conditioning import condition
 from trainer.errors import UserError
 from trainer.evaluate import evaluate, make_cell, shelf_of
 from trainer.export import export
 from trainer.families import clip
 from trainer.loop import train
-from trainer.render import Renderer, condition, load_base
+from trainer.render import Renderer, load_base
 from trainer.run import Run
 from trainer.shelf import Shelf
 from trainer.upscalers import RRDBNet
