@@ -138,9 +138,9 @@ def measure_report(options: argparse.Namespace) -> list[str]:
         rows = [Row(epoch, 1.0, {"likeness": 0.4 + 0.03 * epoch}) for epoch in range(options.epochs + 1)]
         epochs = list(range(options.epochs + 1))
         evaluation = Evaluation("run", "moss", {}, prompts, [1], [1.0], epochs, cells, rows)
-        start = time.perf_counter()
+        start = time.process_time()  # others may be at work on the same machine
         path = write_report(evaluation, folder)
-        took, megabytes = time.perf_counter() - start, path.stat().st_size / 1e6
+        took, megabytes = time.process_time() - start, path.stat().st_size / 1e6
         originals = sum(file.stat().st_size for file in (folder / "cells").iterdir()) / 1e6
     return [
         f"{date.today()}, report of {len(cells)} pictures ({options.epochs} epochs and the base × {options.prompts} "
