@@ -107,6 +107,7 @@ def measure(options: argparse.Namespace) -> list[str]:
         switch = switching(model, paths)
     count = len(rows)
     where = f"{environment.device_name(device)}, torch {torch.__version__}, {options.precision}"
+    where += "" if model.device.type == "cuda" else "; processor time"
     return [
         f"{date.today()}, {options.base}, {size} px, {options.steps} steps, rank {options.rank}, "
         f"batch {options.batch}; {where}",
