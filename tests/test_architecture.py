@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo", "vote", "blocks"}
+CONTRACT |= {"pnginfo", "vote", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize", "augment"}
+COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
-STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck"}
+STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck", "hires", "denoising"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
@@ -22,6 +23,10 @@ ALLOWED = {
     ("report", "grid"): "the report is the grid in another form: same table",
     ("report", "metrics"): "labels of the scores",
     ("grid", "metrics"): "labels of the scores",
+    ("conditioning", "families"): "text encoders and tokenizers of a BaseModel",
+    ("stack", "families"): "a LoRA sits on a BaseModel",
+    ("stack", "kohya"): "reads LoRA files",
+    ("shelf", "kohya"): "headers and hashes of the files that prompts name",
     ("recommend", "metrics"): "which scores are better high",
     ("environment", "kohya"): "what a run's environment says in the file's metadata",
     ("environment", "families"): "how files are hashed",

@@ -27,6 +27,34 @@ DRAWN_SEED = -1  # A1111's "random"
 
 
 @dataclass(frozen=True)
+class Hires:
+    """A1111's hires fix: the picture is upscaled and part of the way back to noise is sampled again."""
+
+    upscale: float = 2.0
+    width: int = 0  # px; with one side given the other follows, with both what is too long is cut off
+    height: int = 0
+    upscaler: str = "Latent"
+    denoise: float = 0.7
+    steps: int = 0  # 0: as many as the first pass
+    sampler: str = ""  # "": the first pass's
+
+    def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(the size to upscale to, the size that is kept of it) for a first pass of this size, in px.
+
+        As A1111 computes them; both are cut to multiples of 8, the latents' pixels.
+        """
+        if not self.width and not self.height:
+            to = (int(width * self.upscale), int(height * self.upscale))
+        elif not self.height or (self.width and width * self.height < height * self.width):
+            to = (self.width, self.width * height // width)
+        else:
+            to = (self.height * width // height, self.height)
+        to = (to[0] // 8 * 8, to[1] // 8 * 8)
+        both = self.width and self.height
+        return to, (min(to[0], self.width // 8 * 8), min(to[1], self.height // 8 * 8)) if both else to
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One column: a prompt and what it pins; None leaves the choice to the run's evaluation settings."""
 
@@ -40,7 +68,12 @@ class Prompt:
     steps: int | None = None
     cfg_scale: float | None = None
     clip_skip: int | None = None
+    hires: Hires | None = None
     leak: bool = False  # asks for something *without* the trigger word: shows what bled into everything else
+
+    def __post_init__(self):
+        if isinstance(self.hires, dict):  # as it comes from JSON and TOML
+            object.__setattr__(self, "hires", Hires(**self.hires))
 
 
 @dataclass(frozen=True)
@@ -60,6 +93,8 @@ class Cell:
     clip_skip: int
     base: str  # hash of the base model
     lora: str = ""  # hash of the epoch's tensors; empty for the base row
+    hires: Hires | None = None
+    files: tuple[tuple[str, str, str], ...] = ()  # (kind, name, hash) of whatever else the prompt names
 
     @property
     def key(self) -> str:
@@ -69,6 +104,10 @@ class Cell:
         del values["epoch"]
         if not self.lora:
             del values["strength"]
+        # What a cell does not have is not part of its name, so that pictures outlive new fields.
+        for later in ("hires", "files"):
+            if not values[later]:
+                del values[later]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -110,6 +149,8 @@ class Evaluation:
     recommended: dict[str, Any] | None = None  # {"epoch": 6, "strength": 1.0, "reason": "…"}
     settings: str = ""  # the run's config.toml
     rendering: dict[str, Any] = field(default_factory=dict)  # the [evaluation] settings it was rendered under
+    # Rows of a second run: their number here -> what they are called. They follow the first run's numbers.
+    labels: dict[int, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:
         return write_json(Path(folder) / "evaluation.json", asdict(self))
@@ -123,6 +164,7 @@ class Evaluation:
             values["prompts"] = [Prompt(**entry) for entry in values["prompts"]]
             values["cells"] = [Rendered(**entry) for entry in values["cells"]]
             values["rows"] = [Row(**entry) for entry in values["rows"]]
+            values["labels"] = {int(number): label for number, label in values.get("labels", {}).items()}
             return cls(**values)
         except FileNotFoundError:
             raise UserError(f"{folder} holds no comparison: run `lora-studio evaluate` first.") from None
@@ -139,7 +181,10 @@ def read_prompts(path: Path, trigger: str = "", subject: str = "") -> list[Promp
     from trainer.presets import read_toml
 
     entries = _entries(read_toml(Path(path)), path)
-    prompts = [_prompt(entry, f"{path}, prompt {index}", trigger, subject) for index, entry in enumerate(entries, 1)]
+    folder = Path(path).parent
+    prompts = [
+        _prompt(entry, f"{path}, prompt {index}", trigger, subject, folder) for index, entry in enumerate(entries, 1)
+    ]
     names = [prompt.name for prompt in prompts]
     for name in names:
         if names.count(name) > 1:
@@ -175,7 +220,22 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda value: _whole(value) and 1 <= value <= 150, "a whole number from 1 to 150"),
     "cfg_scale": (lambda value: _number(value) and 1 <= value <= 30, "a number from 1 to 30"),
     "clip_skip": (lambda value: _whole(value) and 1 <= value <= 12, "a whole number from 1 to 12"),
+    "styles": (
+        lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+        'a list of names from styles.csv, such as ["photo"]',
+    ),
+    "hires": (lambda value: isinstance(value, dict), "a table such as { upscale = 2.0, denoise = 0.5 }"),
     "leak": (lambda value: isinstance(value, bool), "true or false"),
+}
+# What each key of a `hires` table may hold.
+HIRES_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "upscale": (lambda value: _number(value) and 1 <= value <= 4, "a number from 1 to 4"),
+    "width": _SIDE,
+    "height": _SIDE,
+    "upscaler": _TEXT,
+    "denoise": (lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "steps": (lambda value: _whole(value) and 0 <= value <= 150, "a whole number from 0 (as the first pass) to 150"),
+    "sampler": _TEXT,
 }
 
 
@@ -187,23 +247,49 @@ def _number(value: Any) -> bool:
     return _whole(value) or isinstance(value, float)
 
 
-def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str) -> Prompt:
-    for key, value in entry.items():
-        if key not in VALUES:
-            raise UserError(f"{where}: there is no key {key!r}; {nearest(key, VALUES)}")
-        fits, wanted = VALUES[key]
-        if not fits(value):
-            raise UserError(f"{where}: {key} = {value!r} is not {wanted}.")
+def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str, folder: Path) -> Prompt:
+    _check_values(entry, VALUES, where)
+    _check_values(entry.get("hires", {}), HIRES_VALUES, f"{where}, hires")
     for key in ("name", "prompt"):
         if key not in entry:
-            raise UserError(f"{where} has no {key}: add {key} = \"…\".")
-    _check_sampler(entry.get("sampler", ""), where)
-    texts = {key: _fill(entry.get(key, ""), trigger, subject) for key in ("prompt", "negative")}
+            raise UserError(f'{where} has no {key}: add {key} = "…".')
+    for table in (entry, entry.get("hires", {})):
+        require_sampler(table.get("sampler", ""), where)
+    styles = entry.pop("styles", [])
+    texts = _styled((entry["prompt"], entry.get("negative", "")), styles, where, folder)
+    texts = {key: _fill(text, trigger, subject) for key, text in zip(("prompt", "negative"), texts)}
     prompt = Prompt(**{**entry, **texts})
     return replace(prompt, seed=_drawn_seed(prompt)) if prompt.seed == DRAWN_SEED else prompt
 
 
-def _check_sampler(name: str, where: str) -> None:
+def _styled(texts: tuple[str, str], names: list[str], where: str, folder: Path) -> tuple[str, str]:
+    """Prompt and negative prompt with A1111's styles, from a styles.csv beside the prompt set or in this folder."""
+    from trainer.webui.prompt import apply_style, read_styles
+
+    if not names:
+        return texts
+    file = next((path for path in (folder / "styles.csv", Path("styles.csv")) if path.is_file()), None)
+    if file is None:
+        raise UserError(f"{where}: there is no styles.csv in {folder} or in the current folder: copy A1111's there.")
+    known = read_styles(file)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: {file} has no style {name!r}; {nearest(name, known)}")
+        texts = tuple(apply_style(text, style) for text, style in zip(texts, known[name]))
+    return texts
+
+
+def _check_values(entry: dict[str, Any], values: dict[str, tuple[Callable[[Any], bool], str]], where: str) -> None:
+    for key, value in entry.items():
+        if key not in values:
+            raise UserError(f"{where}: there is no key {key!r}; {nearest(key, values)}")
+        fits, wanted = values[key]
+        if not fits(value):
+            raise UserError(f"{where}: {key} = {value!r} is not {wanted}.")
+
+
+def require_sampler(name: str, where: str) -> None:
+    """Raises UserError, beginning with `where`, for a sampler that does not exist."""
     from trainer.webui.samplers import resolve
 
     try:
@@ -215,7 +301,10 @@ def _check_sampler(name: str, where: str) -> None:
 
 def _drawn_seed(prompt: Prompt) -> int:
     """A seed below 2**32 from what the prompt asks for; its name is a label and decides nothing."""
-    content = json.dumps({**asdict(prompt), "name": None, "leak": None}, sort_keys=True)
+    values = {**asdict(prompt), "name": None, "leak": None}
+    if not prompt.hires:
+        del values["hires"]  # seeds drawn before there was one stay what they were
+    content = json.dumps(values, sort_keys=True)
     return int(hashlib.sha256(content.encode()).hexdigest()[:8], 16)
 
 

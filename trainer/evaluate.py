@@ -6,24 +6,25 @@ picture is missing are rendered, so a stopped comparison goes on where it was an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import environment, kohya, metrics, presets, report, toybox, vote
+from trainer import axes, denoising, environment, kohya, metrics, presets, report, toybox, upscalers
+from trainer.axes import Axis
 from trainer.cells import BASE_EPOCH, Cell, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
 from trainer.errors import UserError
 from trainer.files import write_bytes
 from trainer.grid import save_grid
-from trainer.recommend import recommend
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run
+from trainer.shelf import Shelf
+from trainer.voting import settle
 
 Advance = Callable[..., None]
 
@@ -46,38 +47,133 @@ class Place:
     def file(self) -> str:
         return f"cells/{self.cell.key}.png"
 
+    @property
+    def lora(self) -> Path | None:
+        return self.epoch.path if self.epoch else None
+
+
+@dataclass(frozen=True)
+class Side:
+    """A run in a comparison: its prompts as columns and its epochs as rows, numbered from `offset` on."""
+
+    run: Run
+    config: TrainConfig
+    settings: EvaluationConfig
+    columns: list[Prompt]
+    epochs: list[Epoch]
+    offset: int = 0
+    name: str = ""  # of a second run, as its rows are called
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """What the rows of a second run are called; the first one's are epochs."""
+        if not self.name:
+            return {}
+        return {epoch.number: f"{self.name} epoch {epoch.number - self.offset}" for epoch in self.epochs}
+
 
 def evaluate(
     run: Run,
     settings: EvaluationConfig,
     *,
     epochs: list[int] | None = None,
+    against: Run | None = None,
+    against_epochs: list[int] | None = None,
+    across: Sequence[Axis] = (),
     clip: str = "",
+    dino: str = "",
     device: str = "",
     progress: Advance = lambda *_, **__: None,
 ) -> Result:
     """Render what is missing, score everything, and write grid, scores and report into the run's folder.
 
-    Raises UserError for an epoch that was not saved, an unknown prompt set or sampler, or a second comparison
-    at work in the same folder.
+    `against` puts a second run's epochs below; `across` are free axes. Raises UserError for an epoch that was
+    not saved, an unknown prompt set or sampler, or a second comparison at work in the same folder.
     """
-    config = run.config
     path = presets.locate(settings.prompts, "prompts")
-    folder = run.evaluation_folder(path.stem)
-    columns = read_prompts(path, config.data.trigger, config.data.class_word)
-    chosen = choose_epochs(run, epochs)
+    sides = [_side(run, settings, path, epochs, across)]
+    if against is not None:
+        sides.append(_second(sides[0], against, path, against_epochs, across))
+    name = path.stem + (f"-against-{against.name}" if against else "") + axes.folder_suffix(across)
+    folder = run.evaluation_folder(name)
+    config = run.config
     with _held(folder):
-        model = load_base(config, device or environment.default_device())
-        places = list(layout(config, settings, columns, chosen, model.sha256()))
-        render_missing(Renderer(model, settings.batch_size), places, folder, progress)
-        evaluation = index(run, config, settings, columns, chosen, places, folder)
+        places, losses, bases = _render(sides, folder, device or environment.default_device(), progress)
+        evaluation = index(sides, places, folder)
+        evaluation.about |= bases
         pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
-        metrics.score(evaluation, folder, pictures, toybox.located(clip) if clip else None, config.data.trigger)
-        evaluation.recommended = recommend(evaluation.rows, vote.ranking(evaluation, folder))
+        metrics.score(
+            evaluation,
+            folder,
+            pictures,
+            toybox.located(clip) if clip else None,
+            config.data.trigger,
+            dino=toybox.located(dino) if dino else None,
+            losses=losses,
+        )
+        settle(evaluation, folder)
         evaluation.save(folder)
         save_grid(evaluation, folder)
         report.write_report(evaluation, folder)
     return Result(folder, evaluation)
+
+
+def _side(
+    run: Run, settings: EvaluationConfig, path: Path, epochs: list[int] | None, across: Sequence[Axis], offset: int = 0
+) -> Side:
+    config = run.config
+    columns = axes.spread(read_prompts(path, config.data.trigger, config.data.class_word), across)
+    chosen = [replace(epoch, number=epoch.number + offset) for epoch in choose_epochs(run, epochs)]
+    return Side(run, config, settings, columns, chosen, offset)
+
+
+def _second(first: Side, run: Run, path: Path, epochs: list[int] | None, across: Sequence[Axis]) -> Side:
+    """The other run at the first one's size: the same prompts with its own trigger word, so that pictures compare."""
+    if run.path.resolve() == first.run.path.resolve():
+        raise UserError(f"{run.name} cannot be compared against itself: name another run.")
+    settings = first.settings.model_copy(update={"size": first.settings.size or first.config.data.resolution})
+    side = _side(run, settings, path, epochs, across, offset=max(epoch.number for epoch in first.epochs))
+    return replace(side, name=run.name if side.config.name == first.config.name else side.config.name)
+
+
+def _render(
+    sides: list[Side], folder: Path, device: str, progress: Advance
+) -> tuple[list[Place], metrics.Losses, dict[str, str]]:
+    """The places of all sides with their pictures rendered, their losses, and what there is to say about the bases.
+
+    There is one set of base weights in memory: a second base is loaded once the first one's pictures are there.
+    """
+    places, losses, about, model, loaded = [], {}, {}, None, None
+    for side in sides:
+        wanted = (side.config.model.base, side.config.model.vae, side.config.model.precision)
+        if wanted != loaded:
+            model = None  # frees the first
+            model, loaded = load_base(side.config, device), wanted
+        own = list(layout(side.config, side.settings, side.columns, side.epochs, model.sha256()))
+        own = [place for place in own if place.epoch is not None or side is sides[0]]
+        if side is not sides[0] and own and own[0].cell.base != places[0].cell.base:
+            about["Second base"] = f"{side.config.model.base}; the base row and bleed are the first one's"
+        shelf = shelf_of(side.settings)
+        renderer = Renderer(model, side.settings.batch_size, shelf)
+        render_missing(renderer, own, folder, progress)
+        if unread := renderer.unread([text for one in side.columns for text in (one.prompt, one.negative)]):
+            about["Embeddings not used"] = ", ".join(unread)
+        losses |= _losses(renderer, side, own, folder)
+        places += own
+    return places, losses, about
+
+
+def _losses(renderer: Renderer, side: Side, places: list[Place], folder: Path) -> metrics.Losses:
+    """The denoising losses of a side's rows on its own training pictures and the held-out ones, as far as there are."""
+    data, settings = side.config.data, side.settings
+    folders = {"training": data.folder if Path(data.folder).is_dir() else "", "held_out": settings.held_out}
+    folders = {name: path for name, path in folders.items() if path}
+    if not settings.loss_pictures or not folders:
+        return {}
+    rows = dict.fromkeys((place.cell.epoch, place.cell.strength, place.lora, place.cell.lora) for place in places)
+    found = [denoising.Row(*row) for row in rows]
+    count, clip_skip = settings.loss_pictures, side.config.model.clip_skip
+    return denoising.measure(renderer, found, data, folders, count, clip_skip, folder)
 
 
 def choose_epochs(run: Run, numbers: list[int] | None) -> list[Epoch]:
@@ -110,6 +206,10 @@ def layout(
 def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, seed: int, base: str) -> Cell:
     """A cell of the base row: what the prompt pins, else the evaluation's settings."""
     side = settings.size or config.data.resolution
+    shelf = shelf_of(settings)
+    upscaler = None
+    if column.hires and upscalers.is_model(column.hires.upscaler):
+        upscaler = shelf.upscaler(column.hires.upscaler)
     return Cell(
         prompt=column.prompt,
         negative=column.negative,
@@ -123,22 +223,36 @@ def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, s
         cfg_scale=settings.cfg_scale if column.cfg_scale is None else column.cfg_scale,
         clip_skip=column.clip_skip or config.model.clip_skip,
         base=base,
+        hires=column.hires,
+        files=shelf.named(column.prompt, column.negative, upscaler),
     )
 
 
+def shelf_of(settings: EvaluationConfig) -> Shelf:
+    """Where the files that prompts name are looked for."""
+    return Shelf(tuple(filter(None, settings.model_folders)), tuple(filter(None, settings.embedding_folders)))
+
+
 def render_missing(renderer: Renderer, places: list[Place], folder: Path, progress: Advance) -> None:
-    """Render and write the pictures that are not there yet, batch by batch, one row's LoRA at a time."""
+    """Render and write the pictures that are not there yet; one batch may hold pictures of several rows."""
     missing = {place.file: place for place in places if not (folder / place.file).exists()}
     done, total = len(places) - len(missing), len(places)
-    for _, row in groupby(missing.values(), key=lambda place: (place.cell.epoch, place.cell.strength)):
-        for batch in renderer.batches(list(row)):
-            first = batch[0]
-            progress(done, total, "base" if first.epoch is None else f"epoch {first.epoch.number}")
-            renderer.use(first.epoch.path if first.epoch else None, first.cell.strength)
-            for place, picture in zip(batch, renderer.render([place.cell for place in batch])):
-                write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer.model, place.epoch)))
-            done += len(batch)
+    for batch in renderer.batches(missing.values()):
+        progress(done, total, _row_names(batch))
+        pictures = renderer.render([place.cell for place in batch], [place.lora for place in batch])
+        for place, picture in zip(batch, pictures):
+            write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer.model, place.epoch)))
+        done += len(batch)
     progress(total, total)
+
+
+def _row_names(batch: list[Place]) -> str:
+    """ "base", "epoch 3" or "epochs 3–5": whose pictures are being rendered."""
+    numbers = sorted({place.cell.epoch for place in batch})
+    if len(numbers) == 1:
+        return f"epoch {numbers[0]}" if numbers[0] != BASE_EPOCH else "base"
+    first, last = ("base" if number == BASE_EPOCH else str(number) for number in (numbers[0], numbers[-1]))
+    return f"{first}–{last}" if first == "base" else f"epochs {first}–{last}"
 
 
 def png(picture, text: str) -> bytes:
@@ -152,16 +266,10 @@ def png(picture, text: str) -> bytes:
     return buffer.getvalue()
 
 
-def index(
-    run: Run,
-    config: TrainConfig,
-    settings: EvaluationConfig,
-    columns: list[Prompt],
-    epochs: list[Epoch],
-    places: list[Place],
-    folder: Path,
-) -> Evaluation:
+def index(sides: Sequence[Side], places: list[Place], folder: Path) -> Evaluation:
     """The index of the comparison, infotext read back from the pictures themselves."""
+    first = sides[0]
+    config, settings = first.config, first.settings
     about = {
         "Base model": Path(config.model.base).stem if config.model.base.endswith(".safetensors") else config.model.base,
         "Trigger word": config.data.trigger or "none",
@@ -169,17 +277,21 @@ def index(
         "LoRA": f"dim {config.adapter.rank}, alpha {config.adapter.alpha:g}",
         "Pictures": Path(config.data.folder).name,
     }
+    labels = {number: label for side in sides for number, label in side.labels.items()}
+    if labels:
+        about["Against"] = sides[1].run.name
     return Evaluation(
-        run=run.name,
-        title=config.name,
+        run=first.run.name,
+        title=" against ".join(side.name or side.config.name for side in sides),
         about=about,
-        prompts=columns,
+        prompts=first.columns,
         seeds=list(dict.fromkeys(place.cell.seed for place in places)),
         strengths=list(settings.strengths),
-        epochs=[BASE_EPOCH, *(epoch.number for epoch in epochs)],
+        epochs=[BASE_EPOCH, *(epoch.number for side in sides for epoch in side.epochs)],
         cells=[_rendered(place, folder) for place in places],
         rendering=settings.model_dump(mode="json"),
-        settings=(run.path / "config.toml").read_text(encoding="utf-8"),
+        settings=(first.run.path / "config.toml").read_text(encoding="utf-8"),
+        labels=labels,
     )
 
 

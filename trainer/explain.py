@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import shelf
 from trainer.errors import UserError
 from trainer.families.tokens import Tokenizer, tokenizer
 from trainer.webui import prompt
@@ -21,9 +22,7 @@ from trainer.webui.prompt import Chunk, Prompt
 
 DEFAULT_BASE = "toybox/sd15"
 ESTIMATE = "estimated"
-EMBEDDING_FILES = (".safetensors", ".pt", ".bin")
 _WORDS = re.compile(r"'(?:s|t|re|ve|m|ll|d)\b|[^\W\d_]+|\d|[^\s\w]+|_+", re.IGNORECASE)
-_NAMED = re.compile(r"\bembedding:([\w.-]+)")
 
 
 @dataclass(frozen=True)
@@ -80,15 +79,14 @@ def explain(
             raise UserError(f"{option} {value}: give at least 1.")
     read = prompt.parse(text, steps, hires_steps)
     counter = _counter(base)
-    known = find_embeddings(embeddings)
+    known = shelf.find_embeddings(embeddings)
     texts = [branch.schedule[0].attention for branch in read.branches]
-    used = _named(text, known)
+    used = _embeddings(text, known)
     sizes = {one.name: one.vectors for one in used if one.vectors}
     chunks = [
-        prompt.chunks(attention, counter.ids, bos=counter.bos, eos=counter.eos, embeddings=sizes)
-        for attention in texts
+        prompt.chunks(attention, counter.ids, bos=counter.bos, eos=counter.eos, embeddings=sizes) for attention in texts
     ]
-    networks = {n.name: find_network(n.name, models) for n in read.networks if n.is_lora}
+    networks = {n.name: shelf.find_network(n.name, models) for n in read.networks if n.is_lora}
     return Explanation(read, chunks, networks, used, counter.name)
 
 
@@ -111,62 +109,10 @@ def estimate() -> Tokenizer:
     return Tokenizer(ESTIMATE, ids, 0, 1)
 
 
-# ── files that a prompt names ───────────────────────────────────────────────────────────────────────────
-
-
-def find_network(name: str, folder: Path) -> Path | None:
-    """The LoRA file that `<lora:name>` means: by its file name without ending, anywhere below `folder`."""
-    wanted = Path(name).name.lower()
-    files = sorted(Path(folder).rglob("*.safetensors"))
-    return next((path for path in files if path.stem.lower() == wanted), None)
-
-
-def find_embeddings(folder: Path) -> dict[str, Path]:
-    """Name -> file of every textual inversion below `folder`; a prompt names it by the file's name."""
-    files = sorted(Path(folder).rglob("*")) if Path(folder).is_dir() else []
-    return {path.stem: path for path in files if path.suffix.lower() in EMBEDDING_FILES}
-
-
-def _named(text: str, known: dict[str, Path]) -> list[Embedding]:
+def _embeddings(text: str, known: dict[str, Path]) -> list[Embedding]:
     """Embeddings in the text: files by their names, and `embedding:name` (ComfyUI's way), which may be missing."""
-    spoken = dict.fromkeys(_NAMED.findall(text))
-    lower = {name.lower() for name in known}
-    found = [
-        Embedding(name, count_vectors(path))
-        for name, path in known.items()
-        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)
-    ]
-    return found + [Embedding(name, None) for name in spoken if name.lower() not in lower]
-
-
-def count_vectors(path: Path) -> int:
-    """How many token places an embedding takes. Raises UserError when the file is none.
-
-    .safetensors holds a tensor [n, width] (`emb_params`, or `clip_l` and `clip_g` for SDXL); A1111's .pt holds
-    `string_to_param`. Read weights-only, so that a file cannot run code.
-    """
-    shapes = _safetensors_shapes(path) if path.suffix.lower() == ".safetensors" else _pickled_shapes(path)
-    sizes = [shape[0] if len(shape) == 2 else 1 for shape in shapes if len(shape) in (1, 2)]
-    if not sizes:
-        raise UserError(f"{path} is not a textual inversion: it holds no vectors. Take it out of the folder.")
-    return max(sizes)
-
-
-def _safetensors_shapes(path: Path) -> list[tuple[int, ...]]:
-    from trainer.kohya import read_header
-
-    return list(read_header(path).shapes.values())
-
-
-def _pickled_shapes(path: Path) -> list[tuple[int, ...]]:
-    import torch
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds; each of them means the same to the owner
-        raise UserError(f"{path} cannot be read as an embedding ({type(error).__name__}): get it again.") from error
-    values = content.get("string_to_param", content) if isinstance(content, dict) else {}
-    return [tuple(value.shape) for value in values.values() if isinstance(value, torch.Tensor)]
+    found = [Embedding(name, shelf.count_vectors(known[name])) for name in shelf.spoken(text, known)]
+    return found + [Embedding(name, None) for name in shelf.absent(text, known)]
 
 
 # ── for the terminal ────────────────────────────────────────────────────────────────────────────────────

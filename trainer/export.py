@@ -11,7 +11,7 @@ from trainer import environment, kohya, presets
 from trainer.cells import Evaluation, Rendered, read_prompts
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
-from trainer.evaluate import choose_epochs, make_cell, png
+from trainer.evaluate import choose_epochs, make_cell, png, shelf_of
 from trainer.files import write_bytes, write_json
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
@@ -165,7 +165,7 @@ def _verify(
     model = load_base(config, device or environment.default_device())
     shown = _cell_to_show(evaluation, number)
     cell = _cell_of(run, evaluation, shown, model.sha256(), number, path)
-    renderer = Renderer(model, 1)
+    renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
     renderer.use(path, cell.strength)
     picture = renderer.render([cell])[0]
     data = png(picture, infotext_of(cell, model, Epoch(number, path)))
@@ -191,7 +191,7 @@ def _compare(
     epoch = recipe.parts[0][0]
     shown = _cell_to_show(evaluation, epoch.number)
     cell = replace(_cell_of(run, evaluation, shown, model.sha256(), epoch.number, path), strength=1.0)
-    renderer = Renderer(model, 1)
+    renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
     renderer.use(path, 1.0)
     picture = renderer.render([cell])[0]
     data = png(picture, infotext_of(cell, model, Epoch(epoch.number, path)))
@@ -211,6 +211,11 @@ def _compare(
     )
 
 
+def _settings(run: Run, evaluation: Evaluation | None) -> EvaluationConfig:
+    """Those under which the comparison was rendered; the run's own where there is none."""
+    return EvaluationConfig(**evaluation.rendering) if evaluation else run.config.evaluation
+
+
 def _cell_to_show(evaluation: Evaluation | None, number: int) -> Rendered | None:
     """The epoch's first cell that shows the subject, at the strength nearest to 1."""
     if evaluation is None:
@@ -222,13 +227,11 @@ def _cell_to_show(evaluation: Evaluation | None, number: int) -> Rendered | None
 
 def _cell_of(run: Run, evaluation: Evaluation | None, shown: Rendered | None, base: str, number: int, path: Path):
     """The cell to render: the one shown in the comparison, or the prompt set's first when there is none."""
-    config = run.config
+    config, settings = run.config, _settings(run, evaluation)
     if shown is not None:
-        settings = EvaluationConfig(**evaluation.rendering)
         column = next(prompt for prompt in evaluation.prompts if prompt.name == shown.column)
         cell = make_cell(config, settings, column, shown.seed, base)
         return replace(cell, epoch=number, strength=shown.strength, lora=kohya.tensor_hash(path))
-    settings = config.evaluation
     file = presets.locate(settings.prompts, "prompts")
     column = read_prompts(file, config.data.trigger, config.data.class_word)[0]
     cell = make_cell(config, settings, column, settings.seeds[0] if column.seed is None else column.seed, base)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -148,9 +150,9 @@ def _chosen(what: str, value, choices: list) -> list:
     return [value]
 
 
-def row_label(epoch: int) -> tuple[str, str]:
-    """What a row is called: a name and what is said beneath it."""
-    return ("base", "no LoRA") if epoch == BASE_EPOCH else (f"epoch {epoch}", "")
+def row_label(epoch: int, labels: Mapping[int, str] = MappingProxyType({})) -> tuple[str, str]:
+    """What a row is called: a name and what is said beneath it. `labels` are those of an Evaluation."""
+    return ("base", "no LoRA") if epoch == BASE_EPOCH else (labels.get(epoch, f"epoch {epoch}"), "")
 
 
 def metric_label(name: str) -> tuple[str, str]:
@@ -160,18 +162,27 @@ def metric_label(name: str) -> tuple[str, str]:
 
 def summary(table: Table) -> str:
     """One line under the title: what was compared."""
-    epochs = [epoch for epoch in table.epochs if epoch != BASE_EPOCH]
-    consecutive = len(epochs) > 2 and epochs == list(range(epochs[0], epochs[-1] + 1))
-    listed = f"{epochs[0]} to {epochs[-1]}" if consecutive else ", ".join(map(str, epochs))
+    labels = table.evaluation.labels
+    epochs = [epoch for epoch in table.epochs if epoch != BASE_EPOCH and epoch not in labels]
+    against = [label.rpartition(" epoch ") for label in labels.values()]
     seeds = sorted({seed for prompt in table.prompts for seed in table.seeds(prompt)})
     return " · ".join(
         [
-            f"{'epochs' if len(epochs) > 1 else 'epoch'} {listed}" if epochs else "base only",
+            _epochs(epochs) if epochs else "base only",
+            *([f"against {against[0][0]} {_epochs([int(number) for *_, number in against])}"] if against else []),
             "strength " + ", ".join(f"{strength:g}" for strength in table.strengths),
             f"{len(table.prompts)} prompt{'s' * (len(table.prompts) != 1)}",
             f"seed{'s' * (len(seeds) != 1)} " + ", ".join(map(str, seeds)),
         ]
     )
+
+
+def _epochs(numbers: list[int]) -> str:
+    """ "epoch 4", "epochs 1 to 10" or "epochs 1, 4, 7"."""
+    if len(numbers) == 1:
+        return f"epoch {numbers[0]}"
+    consecutive = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
+    return "epochs " + (f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(map(str, numbers)))
 
 
 # Measuring
@@ -212,7 +223,7 @@ class _Plan:
         self.margin = 3 * unit
         self.gap = max(4, round(0.45 * unit))  # between seeds
         self.column_gap = round(0.9 * unit)
-        names = [row_label(epoch)[0] for epoch in table.epochs]
+        names = [row_label(epoch, table.evaluation.labels)[0] for epoch in table.epochs]
         self.label_width = round(max([4 * unit, *(text_width(name, 1.15 * unit) for name in names)]) + 3 * unit)
         self.columns, right = self._columns(self.margin + self.label_width)
         self.metrics_left = right + round(0.5 * unit)
@@ -375,7 +386,7 @@ def _draw_row(sheet: _Sheet, plan: _Plan, epoch: int, strength: float, top: int)
         pad = round(0.5 * unit)
         box = (plan.margin - unit, top - pad, plan.right + unit, top + plan.row_height + pad)
         sheet.draw.rounded_rectangle(box, 0.6 * unit, fill=ACCENT_GROUND, outline=ACCENT, width=max(2, round(unit / 7)))
-    name, note = row_label(epoch)
+    name, note = row_label(epoch, plan.table.evaluation.labels)
     sheet.text(plan.margin, middle + 0.35 * unit, name, 1.15 * unit)
     if best:
         sheet.star(plan.margin + text_width(name, 1.15 * unit) + 1.2 * unit, middle, 0.6 * unit, ACCENT)

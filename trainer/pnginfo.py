@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.cells import MOST_SEED, VALUES, read_prompts
+from trainer.cells import HIRES_VALUES, MOST_SEED, VALUES, read_prompts
 from trainer.errors import UserError
 from trainer.files import write_text
 from trainer.presets import read_toml, to_toml
@@ -22,6 +22,10 @@ from trainer.webui.infotext import Infotext
 SOURCES = {"a1111": "A1111's infotext", "comfyui": "a ComfyUI workflow", "invokeai": "InvokeAI's metadata"}
 # Settings that an entry of a prompt set holds, or that follow from the file itself.
 CARRIED = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Clip skip")
+HIRES = (
+    "Hires upscale", "Hires resize", "Hires steps", "Hires upscaler", "Hires sampler", "Hires schedule type",
+    "Denoising strength",
+)  # fmt: skip
 UNSAID = ("Version", "User")
 
 
@@ -72,7 +76,8 @@ def append(info: Infotext, path: Path, name: str) -> Added:
     before, taken = _standing(path)
     name = _unique(name, taken)
     newline = "\r\n" if "\r\n" in before else "\n"
-    block = "[[prompt]]\n" + to_toml({"name": name, **entry})
+    hires = {"prompt.hires": entry.pop("hires")} if "hires" in entry else {}
+    block = "[[prompt]]\n" + to_toml({"name": name, **entry, **hires})
     joint = "" if not before else newline * (1 if before.endswith("\n") else 2)
     text = before + joint + block.replace("\n", newline)
     _require_readable(text, path)
@@ -115,11 +120,12 @@ def entry_of(info: Infotext) -> tuple[dict[str, Any], tuple[str, ...]]:
     entry: dict[str, Any] = {"prompt": text.strip(" ,\n") if networks else text}
     if info.negative_prompt:
         entry["negative"] = info.negative_prompt
-    for values, note in (_seed(info), _size(info), _sampler(info), _numbers(info)):
+    for values, note in (_seed(info), _size(info), _sampler(info), _numbers(info), _hires(info)):
         entry |= values
         notes += [note] if note else []
     entry = dict(_usable(entry, notes))
-    left = [key for key in info.settings if key not in (*CARRIED, *UNSAID)]
+    carried = (*CARRIED, *UNSAID, *(HIRES if "hires" in entry else ()))
+    left = [key for key in info.settings if key not in carried]
     if left:
         notes.append(f"Not part of a prompt set: {', '.join(left)}.")
     return entry, tuple(notes)
@@ -159,6 +165,33 @@ def _sampler(info: Infotext) -> tuple[dict[str, str], str]:
     except UserError as error:
         return {}, f"{error} The run's own sampler is used."
     return {"sampler": sampler.label if label == sampler.schedule else f"{sampler.label} {label}"}, ""
+
+
+def _hires(info: Infotext) -> tuple[dict[str, dict[str, Any]], str]:
+    """The hires fix as A1111 writes it; only where there is one, since img2img has a denoising strength, too."""
+    said = info.settings
+    if "Hires upscale" not in said and "Hires resize" not in said:
+        return {}, ""
+    found: dict[str, Any] = {"upscaler": said.get("Hires upscaler", "Latent")}
+    for key, label in {"upscale": "Hires upscale", "denoise": "Denoising strength", "steps": "Hires steps"}.items():
+        if re.fullmatch(r"\d{1,4}(\.\d+)?", text := said.get(label, "")):
+            found[key] = int(text) if key == "steps" and text.isdigit() else float(text)
+    if match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", said.get("Hires resize", "")):
+        sides = zip(("width", "height"), match.groups())
+        found |= {key: int(side) // 8 * 8 for key, side in sides if int(side) >= 8}
+    sampler, schedule = said.get("Hires sampler"), said.get("Hires schedule type")
+    if sampler or schedule:
+        # What the hires pass does not say for itself is the first pass's.
+        first = Infotext(settings={"Sampler": sampler or said.get("Sampler", "")})
+        first.settings["Schedule type"] = schedule or said.get("Schedule type", "Automatic")
+        values, note = _sampler(first)
+        found |= values
+        if note:
+            return {}, f"The hires fix was left out: {note}"
+    wrong = [key for key, value in found.items() if not HIRES_VALUES[key][0](value)]
+    if wrong:
+        return {}, f"The hires fix was left out: its {wrong[0]} = {found[wrong[0]]} is not {HIRES_VALUES[wrong[0]][1]}."
+    return {"hires": found}, ""
 
 
 def _numbers(info: Infotext) -> tuple[dict[str, Any], str]:

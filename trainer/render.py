@@ -1,4 +1,4 @@
-"""Cells to pictures: one set of base weights in memory; changing the epoch swaps only the LoRA's weights.
+"""Cells to pictures: one set of base weights in memory, and in one batch as many LoRAs as it has pictures.
 
 The way is A1111's: its prompt grammar, samplers, schedule types, noise and clip skip, so that the same LoRA,
 prompt and seed show there what they show here.
@@ -6,7 +6,7 @@ prompt and seed show there what they show here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,15 +14,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer import families, kohya
+from trainer import families, hires, kohya, upscalers
 from trainer.adapters import Adapter
 from trainer.cells import Cell
+from trainer.conditioning import condition
 from trainer.config import TrainConfig
 from trainer.environment import DTYPES, require_precision, use_attention
 from trainer.errors import UserError
 from trainer.families.base import BaseModel, Conditioning
 from trainer.run import Epoch
-from trainer.webui import encode, infotext, noise, prompt, samplers
+from trainer.shelf import Shelf, absent, find_embeddings, read_embedding, spoken
+from trainer.stack import Lora, Loras, Stack, stackable, trains_text
+from trainer.webui import infotext, noise, prompt, samplers
 
 NOISE_SOURCE = "NV"  # what A1111 draws on an NVIDIA card, reproduced on any machine
 
@@ -50,97 +53,232 @@ class Branch:
         return self.conditionings[self.at[min(call, len(self.at) - 1)]]
 
 
-class Renderer:
-    """Renders cells of one LoRA file at a time."""
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the sampler over some cells: the first, or the hires fix's second."""
 
-    def __init__(self, model: BaseModel, batch_size: int):
-        self.model, self.batch_size = model, batch_size
-        self._adapter: Adapter | None = None
-        self._file: Path | None = None
+    plan: samplers.Plan
+    width: int
+    height: int
+    calls: int  # model calls over which the prompts' schedules are read
+    before: int | None = None  # those of the first pass, where this is the second
+
+
+class Renderer:
+    """Renders cells, each with the LoRAs that it asks for."""
+
+    def __init__(self, model: BaseModel, batch_size: int, shelf: Shelf | None = None):
+        self.model, self.batch_size, self.shelf = model, batch_size, shelf or Shelf()
+        self.stack = Stack(model)
+        self.model_sigmas = samplers.model_sigmas(model.alphas_cumprod)
+        self._used: Path | None = None
         self._strength = 1.0
+        self._alone: Adapter | None = None  # of a kind that cannot be stacked
+        self._alone_file: Path | None = None
         self._texts: dict[tuple, Conditioning] = {}
+        self._known: dict[str, Path] | None = None  # textual inversions: name -> file
+        self._embeddings: dict[str, list[Tensor] | None] = {}
+        self._upscalers: dict[str, upscalers.RRDBNet] = {}
 
     def use(self, lora: Path | None, strength: float) -> None:
-        """Put the LoRA in this file on the base; None is the base alone."""
-        if lora == self._file and strength == self._strength:
-            return
-        self._texts.clear()  # a LoRA may change what the text encoders say
-        if lora is not None and lora != self._file:
-            tensors = kohya.read(lora).tensors
-            if self._adapter is None:
-                self._adapter = Adapter.from_file(self.model, tensors)
-            else:
-                self._adapter.load(tensors)
-        if self._adapter is not None:
-            self._adapter.set_strength(strength if lora is not None else 0.0)
-        self._file, self._strength = lora, strength
+        """The LoRA of cells that are rendered without naming one; None is the base alone."""
+        self._used, self._strength = lora, strength
 
-    def batches(self, places: list) -> Iterator[list]:
-        """Cut places of one row into batches that can share a forward pass: same size, sampler, steps and CFG."""
+    # ── which LoRAs ─────────────────────────────────────────────────────────────────────────────────────
+
+    def loras(self, cell: Cell, lora: Path | None, strength: float | None = None) -> Loras:
+        """What a cell's pictures carry: the epoch, and what its prompt names with <lora:…>.
+
+        Raises UserError when a file that the prompt names is missing.
+        """
+        weight = cell.strength if strength is None else strength
+        own = (Lora(lora, weight, weight),) if lora is not None else ()
+        named = ((*network.weights, path) for network, path in self.shelf.loras(cell.prompt))
+        return own + tuple(Lora(path, unet, text) for text, unet, path in named)
+
+    def batches(self, places: Sequence) -> Iterator[list]:
+        """Cut places into batches that can share a forward pass: same size, sampler, steps, CFG and hires fix.
+
+        Rows of the grid mix freely. Only a LoRA that cannot be stacked keeps to itself.
+        """
 
         def shape(place) -> tuple:
             cell = place.cell
-            return (cell.width, cell.height, cell.sampler, cell.steps, cell.cfg_scale, cell.clip_skip)
+            size = (cell.width, cell.height, cell.sampler, cell.steps, cell.cfg_scale, cell.clip_skip)
+            alone = [str(one) for one in self.loras(cell, place.lora) if not stackable(one.path)]
+            return (*size, str(cell.hires), *alone)
 
         for _, group in groupby(sorted(places, key=shape), key=shape):
             alike = list(group)
             for start in range(0, len(alike), self.batch_size):
                 yield alike[start : start + self.batch_size]
 
+    def carry(self, sets: Sequence[Loras]) -> list[int]:
+        """Put these sets of LoRAs on the base, one for each cell; says which of the stack's sets each cell has."""
+        alone = {tuple(one for one in loras if not stackable(one.path)) for loras in sets}
+        if len(alone) > 1 or len(next(iter(alone))) > 1:
+            files = sorted({one.path.name for loras in alone for one in loras})
+            raise UserError(f"{' and '.join(files)} cannot be rendered together: use one of them, or export it baked.")
+        self._carry_alone(next(iter(alone)))
+        stacked = [tuple(one for one in loras if stackable(one.path)) for loras in sets]
+        unique = list(dict.fromkeys(stacked))
+        self.stack.carry(unique)
+        return [unique.index(loras) for loras in stacked]
+
+    def _carry_alone(self, loras: Loras) -> None:
+        lora = loras[0] if loras else None
+        if self._alone is not None and lora is None:
+            self._alone.detach()
+            self._alone = self._alone_file = None
+        if lora is None:
+            return
+        if self._alone is None:
+            self._alone = Adapter.from_file(self.model, kohya.read(lora.path).tensors)
+        elif lora.path != self._alone_file:
+            self._alone.load(kohya.read(lora.path).tensors)
+        self._alone_file = lora.path
+        self._alone.set_strength(lora.unet, lora.text_encoder)
+
+    # ── pictures ────────────────────────────────────────────────────────────────────────────────────────
+
     @torch.no_grad()
-    def render(self, cells: list[Cell]) -> list:
-        """One PIL picture per cell. All cells share size, sampler, steps, CFG scale and clip skip."""
+    def render(self, cells: Sequence[Cell], loras: Sequence[Path | None] | None = None) -> list:
+        """One PIL picture per cell, from the LoRA file in `loras` at the cell's strength (None: the base).
+
+        All cells share size, sampler, steps, CFG scale, clip skip and hires fix. Without `loras` all of them
+        have what `use` was given.
+        """
         first = cells[0]
         if first.width % 8 or first.height % 8:
             raise UserError(f"A picture of {first.width}×{first.height} cannot be rendered: use multiples of 8.")
-        device, model_sigmas = self.model.device, samplers.model_sigmas(self.model.alphas_cumprod)
-        plan = samplers.plan(first.sampler, None, model_sigmas, first.steps, sdxl=self.model.family.name == "sdxl")
-        shape = (4, first.height // 8, first.width // 8)
+        if loras is None:
+            sets = [self.loras(cell, self._used, self._strength) for cell in cells]
+        else:
+            sets = [self.loras(cell, lora) for cell, lora in zip(cells, loras, strict=True)]
+        carried = Carried(self.carry(sets), sets)
+        plan = self._plan(first.sampler, first.steps)
+        one = Pass(plan, first.width, first.height, plan.sampler.model_calls(first.steps))
+        latents = self._sample(cells, carried, one)
+        if first.hires is not None:
+            latents = self._hires(cells, carried, one, latents)
+        return [self.picture(row) for row in latents]
+
+    def picture(self, latents: Tensor):
+        """Latents [4, h, w] as a PIL picture. One by one: a picture's pixels must not depend on who else is in
+        the batch, and memory stays low."""
+        return _picture(self.model.family.decode(self.model, latents[None])[0])
+
+    def _plan(self, sampler: str, steps: int, **options) -> samplers.Plan:
+        sdxl = self.model.family.name == "sdxl"
+        return samplers.plan(sampler, None, self.model_sigmas, steps, sdxl=sdxl, **options)
+
+    def _sample(self, cells: Sequence[Cell], carried: Carried, how: Pass, latents: Tensor | None = None) -> Tensor:
+        """Latents [B, 4, h, w] of a pass, from pure noise or from clean latents."""
+        device, shape = self.model.device, (4, how.height // 8, how.width // 8)
         seeds = [cell.seed for cell in cells]
         stream = noise.NoiseSource(shape, seeds, NOISE_SOURCE, device=device)
-        start = plan.start(stream.initial().to(device))
-        if plan.sampler.noise == "brownian":
-            stream = noise.BrownianNoise(shape, seeds, plan.tree, NOISE_SOURCE, device=device)
-        latents = plan.run(Guided(self, cells, plan, model_sigmas), start, stream)
-        # One by one: a picture's pixels must not depend on who else is in the batch, and memory stays low.
-        return [_picture(self.model.family.decode(self.model, row[None])[0]) for row in latents]
+        start = how.plan.start(stream.initial().to(device), latents)
+        if how.plan.sampler.noise == "brownian" and how.plan.sigmas:
+            stream = noise.BrownianNoise(shape, seeds, how.plan.tree, NOISE_SOURCE, device=device)
+        return how.plan.run(Guided(self, cells, carried, how), start, stream)
+
+    def _hires(self, cells: Sequence[Cell], carried: Carried, one: Pass, latents: Tensor) -> Tensor:
+        """The second pass of the hires fix: upscaled, noised again by `denoise`, and sampled for `steps`."""
+        wanted, first = cells[0].hires, cells[0]
+        steps = wanted.steps or first.steps
+        plan = self._plan(wanted.sampler or first.sampler, steps, denoise=wanted.denoise, hires=True)
+        large = hires.enlarge(self, wanted, (first.width, first.height), latents)
+        height, width = (8 * side for side in large.shape[2:])
+        two = Pass(plan, width, height, plan.sampler.model_calls(steps), one.calls)
+        return self._sample(cells, carried, two, large)
+
+    def upscaler(self, name: str) -> upscalers.RRDBNet:
+        """The network of an upscaler's model file, loaded once. Raises UserError when it is not there."""
+        if name not in self._upscalers:
+            self._upscalers[name] = upscalers.load_network(self.shelf.upscaler(name), self.model.device)
+        return self._upscalers[name]
 
     # ── words ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def branches(self, text: str, cell: Cell, calls: int) -> list[Branch]:
+    def branches(self, text: str, cell: Cell, how: Pass, carried: tuple[int, Loras]) -> list[Branch]:
         """What a prompt says at each of the sampler's model calls: its AND branches with their schedules."""
         made = []
-        for branch in prompt.parse(text, calls).branches:
-            conditionings = [self.encode(entry.attention, cell.clip_skip) for entry in branch.schedule]
-            made.append(Branch(branch.weight, conditionings, [branch.index_at(call) for call in range(calls)]))
+        for branch in _parsed(text, how).branches:
+            conditionings = [self.encode(entry.attention, cell.clip_skip, carried) for entry in branch.schedule]
+            made.append(Branch(branch.weight, conditionings, [branch.index_at(call) for call in range(how.calls)]))
         return made
 
-    def negative(self, cell: Cell, calls: int) -> Branch:
-        branch = self.branches(cell.negative, cell, calls)[0]
+    def negative(self, cell: Cell, how: Pass, carried: tuple[int, Loras]) -> Branch:
+        branch = self.branches(cell.negative, cell, how, carried)[0]
         if cell.negative.strip() or not self.model.family.zeros_empty_negative:
             return branch
         said = branch.conditionings[0]
         zeros = Conditioning(torch.zeros_like(said.hidden), torch.zeros_like(said.pooled))
         return Branch(branch.weight, [zeros] * len(branch.conditionings), branch.at)
 
-    def encode(self, attention: prompt.Attention, clip_skip: int) -> Conditioning:
-        """Weighted text in chunks of 75 tokens, as A1111 joins them. One row [1, 77·n, D]."""
-        key = (attention, clip_skip)
+    def encode(self, attention: prompt.Attention, clip_skip: int, carried: tuple[int, Loras]) -> Conditioning:
+        """Weighted text in chunks of 75 tokens, as A1111 joins them. One row [1, 77·n, D].
+
+        Computed once for each state of the text encoders: LoRAs that leave them alone share their texts.
+        """
+        index, loras = carried
+        state = tuple((one.path, one.text_encoder) for one in loras if one.text_encoder and trains_text(one.path))
+        key = (attention, clip_skip, state)
         if key not in self._texts:
-            self._texts[key] = condition(self.model, attention, clip_skip)
-        return self._texts[key]
+            embeddings = self.embeddings("".join(text for text, _ in attention))
+            with self.stack.rows([index]):
+                # Kept beside the model: many epochs times many prompts are too much for a small card.
+                self._texts[key] = condition(self.model, attention, clip_skip, embeddings).to("cpu")
+        return self._texts[key].to(self.model.device)
+
+    def embeddings(self, text: str) -> dict[str, list[Tensor]]:
+        """The vectors of the textual inversions that a text names, by name; only those made for this kind of base.
+
+        Others are passed over, as in A1111: their names are read as words.
+        """
+        if self._known is None:
+            self._known = find_embeddings(self.shelf.embeddings)
+        names = spoken(text, self._known)
+        widths = [encoder.config.hidden_size for encoder in self.model.text_encoders]
+        for name in names:
+            if name not in self._embeddings:
+                self._embeddings[name] = read_embedding(self._known[name], widths)
+        return {name: self._embeddings[name] for name in names if self._embeddings[name] is not None}
+
+    def unread(self, texts: Sequence[str]) -> list[str]:
+        """Embeddings that these texts name and that are words here: not there, or made for another base."""
+        text = "\n".join(texts)
+        read, known = self.embeddings(text), self._known
+        alien = [f"{name} (made for another base)" for name in spoken(text, known) if name not in read]
+        return alien + [f"{name} (not found)" for name in absent(text, known)]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """For each cell of a batch: which of the stack's sets it has, and what is in it."""
+
+    indices: list[int]
+    sets: list[Loras]
+
+    def __getitem__(self, cell: int) -> tuple[int, Loras]:
+        return self.indices[cell], self.sets[cell]
+
+
+def _parsed(text: str, how: Pass) -> prompt.Prompt:
+    return prompt.parse(text, how.calls) if how.before is None else prompt.parse(text, how.before, how.calls)
 
 
 class Guided:
     """The denoiser that a sampler sees: classifier-free guidance over the cells' prompts and negatives."""
 
-    def __init__(self, renderer: Renderer, cells: list[Cell], plan: samplers.Plan, model_sigmas: list[float]):
-        self.model, self.plan, self.model_sigmas = renderer.model, plan, model_sigmas
+    def __init__(self, renderer: Renderer, cells: Sequence[Cell], carried: Carried, how: Pass):
+        self.model, self.stack, self.carried = renderer.model, renderer.stack, carried
+        self.plan, self.model_sigmas = how.plan, renderer.model_sigmas
         self.scale = cells[0].cfg_scale
-        calls = plan.sampler.model_calls(cells[0].steps)
-        self.prompts = [renderer.branches(cell.prompt, cell, calls) for cell in cells]
-        self.negatives = [renderer.negative(cell, calls) for cell in cells]
-        side = (cells[0].height, cells[0].width)
+        both = list(enumerate(cells))
+        self.prompts = [renderer.branches(cell.prompt, cell, how, carried[index]) for index, cell in both]
+        self.negatives = [renderer.negative(cell, how, carried[index]) for index, cell in both]
+        side = (how.height, how.width)
         self.sizes = torch.tensor([[*side, 0, 0, *side]], device=self.model.device)
         self.call = 0
 
@@ -173,8 +311,9 @@ class Guided:
         for indices in by_length.values():
             cells = [rows[index][0] for index in indices]
             conditioning = Conditioning.cat([rows[index][2] for index in indices])
-            for index, value in zip(indices, self._predict(x[cells], sigma[cells], conditioning)):
-                made[index] = value
+            with self.stack.rows([self.carried.indices[cell] for cell in cells]):
+                said = self._predict(x[cells], sigma[cells], conditioning)
+            made |= dict(zip(indices, said))
         return [made[index] for index in range(len(rows))]
 
     def _predict(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
@@ -189,28 +328,6 @@ class Guided:
         return x / (wide**2 + 1) - said * wide / (wide**2 + 1).sqrt()
 
 
-def condition(model: BaseModel, attention: prompt.Attention, clip_skip: int) -> Conditioning:
-    """Text with weights -> conditioning [1, 77·n, D], each text encoder's states weighted on their own."""
-    first = model.tokenizers[0]
-    chunks = prompt.chunks(
-        attention,
-        lambda text: first(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
-        bos=first.bos_token_id,
-        eos=first.eos_token_id,
-    )
-    tokens = [
-        torch.tensor([[chunk.padded_with(tokenizer.pad_token_id) for chunk in chunks]], device=model.device)
-        for tokenizer in model.tokenizers
-    ]
-    said = model.family.encode(model, tokens, clip_skip)
-    if all(weight == 1 for chunk in chunks for weight in chunk.weights):
-        return said
-    widths = [encoder.config.hidden_size for encoder in model.text_encoders]
-    parts = said.hidden.view(len(chunks), -1, said.hidden.shape[-1]).split(widths, dim=-1)
-    weighted = torch.cat([encode.emphasize(part, chunks) for part in parts], dim=-1)
-    return Conditioning(encode.join(weighted), said.pooled)
-
-
 def _picture(pixels: Tensor):
     """[3, H, W] in [-1, 1] -> PIL, rounded the way A1111 does (×255, truncated)."""
     from PIL import Image
@@ -223,6 +340,8 @@ def infotext_of(cell: Cell, model: BaseModel, epoch: Epoch | None) -> str:
     """What A1111 would write for this picture; dropped into its PNG Info it gives the same settings."""
     sampler, schedule = samplers.resolve(cell.sampler)
     lora = f" <lora:{epoch.path.stem}:{cell.strength:g}>" if epoch else ""
+    own = [("lora", epoch.path.stem, cell.lora[:12])] if epoch else []
+    files = [*own, *cell.files]
     settings = {
         "Steps": cell.steps,
         "Sampler": sampler.label,
@@ -234,6 +353,12 @@ def infotext_of(cell: Cell, model: BaseModel, epoch: Epoch | None) -> str:
         "Model": model.name,
         "Clip skip": cell.clip_skip if cell.clip_skip > 1 else None,
         "RNG": NOISE_SOURCE,
-        "Lora hashes": f"{epoch.path.stem}: {cell.lora[:12]}" if epoch else None,
+        "Lora hashes": _hashes(files, "lora"),
+        "TI hashes": _hashes(files, "embedding"),
+        **(hires.settings(cell.hires, cell.sampler) if cell.hires else {}),
     }
     return infotext.write(infotext.Infotext(cell.prompt + lora, cell.negative, infotext.ordered(settings)))
+
+
+def _hashes(files: Sequence[tuple[str, str, str]], kind: str) -> str | None:
+    return ", ".join(f"{name}: {digest}" for one, name, digest in files if one == kind) or None

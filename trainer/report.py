@@ -97,6 +97,7 @@ def _data(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
         "chosen": _first_strength(evaluation),
         "strengths": evaluation.strengths,
         "epochs": evaluation.epochs,
+        "labels": evaluation.labels,
         "prompts": [_prompt(table, prompt, sizes) for prompt in evaluation.prompts],
         "metrics": [_metric(name) for name in table.metrics()],
         "rows": _rows(table),

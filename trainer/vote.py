@@ -23,10 +23,11 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -106,20 +107,21 @@ class Ranking:
     def winner(self) -> Candidate | None:
         return self.standings[0].candidate if self.verdict == "winner" else None
 
-    def sentence(self) -> str:
-        """The verdict in words."""
+    def sentence(self, labels: Mapping[int, str] = MappingProxyType({})) -> str:
+        """The verdict in words; `labels` are those of the comparison."""
         first = self.standings[0]
         if self.verdict == "winner":
-            return f"Epoch {first.epoch} is the clear winner after {self.votes} votes ({self.sure:.0%} sure)."
+            name = labels.get(first.epoch, f"Epoch {first.epoch}")
+            return f"{name} is the clear winner after {self.votes} votes ({self.sure:.0%} sure)."
         if self.verdict == "alike":
             if len(self.contenders) == len(self.standings):
                 return f"No difference after {self.votes} votes: take the earliest, or what the scores say."
-            return f"After {self.votes} votes {_names(self.contenders)} are alike and better than the rest."
-        return f"Undecided after {self.votes} votes: {_names(self.contenders)} are still in the running."
+            return f"After {self.votes} votes {_names(self.contenders, labels)} are alike and better than the rest."
+        return f"Undecided after {self.votes} votes: {_names(self.contenders, labels)} are still in the running."
 
 
-def _names(candidates: list[Candidate]) -> str:
-    epochs = [str(epoch) for epoch in sorted({epoch for epoch, _ in candidates})]
+def _names(candidates: list[Candidate], labels: Mapping[int, str]) -> str:
+    epochs = [labels.get(epoch, str(epoch)) for epoch in sorted({epoch for epoch, _ in candidates})]
     return f"epoch {epochs[0]}" if len(epochs) == 1 else f"epochs {', '.join(epochs[:-1])} and {epochs[-1]}"
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from trainer import report
-from trainer.cells import Evaluation
+from trainer.cells import BASE_EPOCH, Evaluation
 from trainer.errors import UserError
 from trainer.files import write_text
 from trainer.grid import save_grid
@@ -64,7 +65,28 @@ def session(ballot: Ballot, ask: Callable[[Pair, Path], str], say: Callable[[str
 
 def recommend_again(evaluation: Evaluation, folder: Path) -> None:
     """Let the votes count in the comparison's recommendation, grid and report."""
-    evaluation.recommended = recommend(evaluation.rows, ranking(evaluation, folder))
+    settle(evaluation, folder)
     evaluation.save(folder)
     save_grid(evaluation, folder)
     report.write_report(evaluation, folder)
+
+
+def settle(evaluation: Evaluation, folder: Path) -> None:
+    """Recommend an epoch by the scores and the votes there are.
+
+    Two runs are not weighed against each other by scores, which depend on what each was trained on: what the
+    scores say of each stands in `about`, and the vote decides between them.
+    """
+    if not evaluation.labels:
+        evaluation.recommended = recommend(evaluation.rows, ranking(evaluation, folder))
+        return
+    own = [row for row in evaluation.rows if row.epoch not in evaluation.labels]
+    # The second run's numbers begin behind the first's; its last row's label ends in the number it has there.
+    last = max(evaluation.labels)
+    offset = last - int(evaluation.labels[last].rpartition(" ")[2])
+    base = [row for row in evaluation.rows if row.epoch == BASE_EPOCH]
+    other = [replace(row, epoch=row.epoch - offset) for row in evaluation.rows if row.epoch in evaluation.labels]
+    for name, rows in ((evaluation.run, own), (evaluation.about["Against"], base + other)):
+        best = recommend(rows, None)
+        evaluation.about[f"Scores of {name}"] = best["reason"] if best else "do not set one epoch apart"
+    evaluation.recommended = None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cells import Cell, Evaluation, Prompt, Rendered, Row, read_prompts
+from trainer.cells import Cell, Evaluation, Hires, Prompt, Rendered, Row, read_prompts
 from trainer.errors import UserError
 
 CELL = Cell("moss", "", 1, 3, 0.8, 512, 512, "Euler a", 20, 7.0, 1, base="b" * 64, lora="c" * 64)
@@ -176,3 +176,39 @@ def test_dreambooths_protocol_has_25_prompts_of_each_kind(name):
     prompts = read_prompts(SHIPPED[0].with_name(f"{name}.toml"), "moss", "cat")
     assert len(prompts) == len({prompt.prompt for prompt in prompts}) == 25
     assert all("moss cat" in prompt.prompt for prompt in prompts)
+
+
+def test_a_hires_table_and_styles(tmp_path):
+    (tmp_path / "styles.csv").write_text('name,prompt,negative_prompt\nphoto,"photo of {prompt}, sharp",blurry\n')
+    text = '[[prompt]]\nname="a"\nprompt="[trigger]"\nstyles=["photo"]\nhires={upscale=1.5, denoise=0.5}\n'
+    (tmp_path / "set.toml").write_text(text)
+    (found,) = read_prompts(tmp_path / "set.toml", "moss")
+    assert (found.prompt, found.negative) == ("photo of moss, sharp", "blurry")
+    assert found.hires == Hires(upscale=1.5, denoise=0.5) and found.hires.upscaler == "Latent"
+    evaluation = Evaluation("run", "moss", {}, [found], [1], [1.0], [0, 3], [], labels={3: "fern epoch 1"})
+    evaluation.save(tmp_path)
+    assert Evaluation.load(tmp_path) == evaluation
+    for wrong, message in (
+        (text.replace('["photo"]', '["foto"]'), "no style 'foto'"),
+        (text.replace("denoise", "denose"), "hires: there is no key 'denose'"),
+        (text.replace("0.5}", "5}"), "hires: denoise = 5 is not a number from 0 to 1"),
+        (text.replace("0.5}", '0.5, sampler="Wavy"}'), "no sampler"),
+    ):
+        (tmp_path / "set.toml").write_text(wrong)
+        with pytest.raises(UserError, match=message):
+            read_prompts(tmp_path / "set.toml", "moss")
+    (tmp_path / "set.toml").write_text(text)
+    (tmp_path / "styles.csv").unlink()
+    with pytest.raises(UserError, match="no styles.csv"):
+        read_prompts(tmp_path / "set.toml", "moss")
+
+
+def test_the_hires_fix_and_named_files_are_part_of_a_cells_key():
+    large = replace(CELL, hires=Hires())
+    lora, other = (replace(CELL, files=(("lora", "hat", digest),)) for digest in ("a", "b"))
+    assert len({CELL.key, large.key, replace(CELL, hires=Hires(denoise=0.5)).key, lora.key, other.key}) == 5
+
+
+def test_keys_from_before_there_was_a_hires_fix_stay():
+    """A picture on disk is found again."""
+    assert CELL.key == "c2dffda6b040d184"

@@ -2,23 +2,28 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 import trainees
 from PIL import Image, ImageChops
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, presets
-from trainer.cells import Evaluation
+from trainer.cells import Cell, Evaluation, Prompt, read_prompts
+from trainer.conditioning import condition
 from trainer.errors import UserError
-from trainer.evaluate import evaluate, make_cell
+from trainer.evaluate import evaluate, make_cell, shelf_of
 from trainer.export import export
+from trainer.families import clip
 from trainer.loop import train
 from trainer.render import Renderer, load_base
 from trainer.run import Run
+from trainer.shelf import Shelf
+from trainer.upscalers import RRDBNet
 from trainer.webui import infotext, noise
 
 PROMPTS = """
@@ -124,8 +129,6 @@ def test_a_chosen_epoch_strength_and_seed(here):
 def test_a_picture_from_a_batch_is_the_picture_rendered_alone(here):
     config = here.config
     model = load_base(config, "cpu")
-    from trainer.cells import read_prompts
-
     columns = read_prompts(presets.locate("set.toml", "prompts"), "moss")
     cells = [make_cell(config, config.evaluation, column, seed, "") for column in columns for seed in (5, 6)]
     # Prompts of different length share a batch, too.
@@ -133,6 +136,180 @@ def test_a_picture_from_a_batch_is_the_picture_rendered_alone(here):
     together = Renderer(model, 5).render(cells)
     for cell, picture in zip(cells, together):
         assert difference(Renderer(model, 1).render([cell])[0], picture) <= 1
+
+
+def cells_of(run: Run, base: str = ""):
+    """The prompts at seed 5 from the base and from two epochs at two strengths: (cells, their files)."""
+    columns = read_prompts(presets.locate("set.toml", "prompts"), "moss")
+    rows = [(None, 1.0)] + [(epoch, strength) for epoch in run.epochs() for strength in (0.5, 1.0)]
+    pairs = [(make_cell(run.config, run.config.evaluation, column, 5, base), row) for row in rows for column in columns]
+    return [replace(cell, strength=row[1]) for cell, row in pairs], [row[0] and row[0].path for _, row in pairs]
+
+
+def test_epochs_and_strengths_share_a_batch_and_each_picture_is_the_one_rendered_alone(here):
+    cells, loras = cells_of(here)
+    together = Renderer(load_base(here.config, "cpu"), 10).render(cells, loras)
+    alone = Renderer(load_base(here.config, "cpu"), 1)
+    for cell, lora, picture in zip(cells, loras, together):
+        assert difference(alone.render([cell], [lora])[0], picture) <= 2
+    firsts = together[::2]
+    assert all(difference(one, other) > 3 for index, one in enumerate(firsts) for other in firsts[:index])
+
+
+def test_a_lora_that_cannot_be_stacked_is_rendered_by_itself_between_the_others(here, monkeypatch):
+    cells, loras = cells_of(here)
+    wanted = Renderer(load_base(here.config, "cpu"), 10).render(cells, loras)
+    odd = here.epochs()[0].path  # as a LoHa or LoKr is: one adapter at a time, in batches of its own
+    monkeypatch.setattr("trainer.render.stackable", lambda path: path != odd)
+    renderer = Renderer(load_base(here.config, "cpu"), 10)
+    places = [Place(cell, lora) for cell, lora in zip(cells, loras)]
+    seen = [place for batch in renderer.batches(places) for place in batch]
+    assert sorted(map(id, seen)) == sorted(map(id, places))
+    for batch in renderer.batches(places):
+        assert len({place.lora == odd and place.cell.strength for place in batch}) == 1
+        made = renderer.render([place.cell for place in batch], [place.lora for place in batch])
+        for place, picture in zip(batch, made):
+            assert difference(picture, wanted[places.index(place)]) <= 2
+    with pytest.raises(UserError, match="cannot be rendered together"):
+        renderer.render(cells[:4], loras[:4])
+
+
+@dataclass(frozen=True)
+class Place:
+    cell: Cell
+    lora: Path | None
+
+
+def test_texts_are_encoded_once_for_each_state_of_the_text_encoder(here, tmp_path):
+    cells, loras = cells_of(here)
+    model = load_base(here.config, "cpu")
+    calls = []
+    model.text_encoders[0].register_forward_hook(lambda *_: calls.append(1))
+    renderer = Renderer(model, 2)
+    for _ in range(2):
+        for batch in (slice(0, 4), slice(4, 10)):
+            renderer.render(cells[batch], loras[batch])
+    texts = 4  # two prompts, one negative prompt and an empty one
+    assert len(calls) == texts * 5  # the base and two epochs at two strengths
+    # LoRAs that leave the text encoders alone share what the base's says.
+    tensors = kohya.read(loras[-1]).tensors
+    plain = {key: tensor for key, tensor in tensors.items() if key.startswith("lora_unet")}
+    kohya.write(tmp_path / "plain.safetensors", plain, {})
+    renderer.render(cells, [tmp_path / "plain.safetensors"] * len(cells))
+    assert len(calls) == texts * 5
+
+
+def test_a_stopped_comparison_goes_on_with_what_is_missing(here, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total, *_):
+        if done >= 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        evaluate(here, settings_of(here, batch_size=2), progress=stop)
+    folder = here.evaluation_folder("set") / "cells"
+    first = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert len(first) == 2
+    rendered = []
+    render = Renderer.render
+    monkeypatch.setattr(Renderer, "render", lambda self, cells, *a: rendered.extend(cells) or render(self, cells, *a))
+    evaluate(here, settings_of(here, batch_size=2))
+    assert len(rendered) == 4 and all(path.stat().st_mtime_ns == at for path, at in first.items())
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "tiny"])
+def test_the_hires_fix_makes_a_larger_picture_and_says_how(here, upscaler):
+    torch.manual_seed(0)
+    (here.path.parent.parent / "models").mkdir()
+    torch.save(RRDBNet(4, 4, 1).state_dict(), here.path.parent.parent / "models" / "tiny.pth")
+    text = '[[prompt]]\nname="a"\nprompt="[trigger], [disc:red:1.5]"\nwidth=64\nheight=64\n'
+    fix = f'hires = {{upscale=1.5, upscaler="{upscaler}", denoise=0.5, steps=3, sampler="Euler a"}}\n'
+    Path("set.toml").write_text(text + fix)
+    result = evaluate(here, settings_of(here, seeds=(5, 6)), epochs=[2])
+    cell = result.evaluation.cells[-1]
+    with Image.open(result.folder / cell.file) as picture:
+        assert picture.size == (96, 96)
+    settings = infotext.read_image(result.folder / cell.file)[1].settings
+    assert settings["Hires upscaler"] == upscaler and settings["Hires sampler"] == "Euler a"
+    assert (settings["Denoising strength"], settings["Hires upscale"], settings["Hires steps"]) == ("0.5", "1.5", "3")
+    # Each of its settings is another picture; alone it is the one from the batch.
+    renderer = Renderer(load_base(here.config, "cpu"), 1)
+    column = read_prompts(Path("set.toml"), "moss")[0]
+    made = replace(make_cell(here.config, here.config.evaluation, column, 6, ""), strength=1.0)
+    epoch = here.epochs()[1].path
+    alone = renderer.render([made], [epoch])[0]
+    with Image.open(result.folder / cell.file) as picture:
+        assert difference(alone, picture) <= 2
+    for change in ({"denoise": 0.7}, {"steps": 4}, {"sampler": "Euler"}, {"upscaler": "Nearest"}):
+        other = replace(made, hires=replace(made.hires, **change))
+        assert other.key != made.key and difference(renderer.render([other], [epoch])[0], alone) > 2
+    untouched = renderer.render([replace(made, hires=replace(made.hires, denoise=0.0))], [epoch])[0]
+    assert difference(untouched, alone) > 2 and untouched.size == (96, 96)
+
+
+def test_loras_and_embeddings_that_a_prompt_names(here):
+    config, first = here.config, here.epochs()[0].path
+    for folder in ("models/mine", "words"):
+        Path(folder).mkdir(parents=True)
+    shutil.copy(first, "models/mine/Other.safetensors")
+    model = load_base(config, "cpu")
+    widths = [encoder.config.hidden_size for encoder in model.text_encoders]
+    vectors = [torch.randn(3, width) for width in widths]
+    names = ("clip_l", "clip_g") if len(widths) == 2 else ("emb_params",)
+    save_file(dict(zip(names, vectors)), "words/soft.safetensors")
+    if len(widths) == 1:
+        torch.save({"string_to_param": {"*": torch.randn(2, widths[0])}}, "words/old.pt")
+    torch.save({"string_to_param": {"*": torch.randn(2, 7)}}, "words/alien.pt")
+    Path("words/junk.pt").write_bytes(b"nothing that is read unless it is named")
+    settings = settings_of(here, embedding_folders=("words",))
+    renderer = Renderer(model, 4, shelf_of(settings))
+
+    def picture(text, negative="", lora=None, strength=1.0):
+        cell = make_cell(config, settings, Prompt("x", text, negative), 5, "")
+        return renderer.render([replace(cell, strength=strength)], [lora])[0], cell
+
+    # <lora:…> is the file at that weight, on its own or on top of an epoch.
+    named, cell = picture("moss, disc <lora:other:0.5>")
+    assert difference(named, picture("moss, disc", lora=first, strength=0.5)[0]) <= 1
+    assert cell.files == (("lora", "other", kohya.tensor_hash(first)[:12]),)
+    stacked = picture("moss, disc <lora:other:0.5>", lora=here.epochs()[1].path)[0]
+    assert difference(stacked, named) > 2
+    assert difference(stacked, picture("moss, disc", lora=here.epochs()[1].path)[0]) > 2
+    with pytest.raises(UserError, match="no LoRA file for <lora:none>: looked for none.safetensors in models/"):
+        picture("moss <lora:none:1>")
+    # An embedding counts in either prompt, in either case, with weights and in any branch.
+    plain = picture("moss, sofa")[0]
+    for text in ("moss, Soft", "moss, (soft:1.3)", "moss AND soft", "moss BREAK soft"):
+        assert "embedding" in {kind for kind, *_ in picture(text)[1].files}
+        without = picture(text.replace("oft", "ofa"))[0]
+        assert difference(picture(text)[0], without) > 0
+    assert difference(picture("moss", "soft")[0], picture("moss", "sofa")[0]) > 0
+    # What is made for another base, or not there, is words, as in A1111.
+    missing = Renderer(model, 4, Shelf(embeddings=("nowhere",)))
+    cell = make_cell(config, settings, Prompt("x", "moss, alien"), 5, "")
+    assert difference(missing.render([cell], [None])[0], renderer.render([cell], [None])[0]) == 0
+    assert difference(plain, picture("moss, sofa")[0]) == 0
+    assert renderer.unread(["moss, Alien", "soft, embedding:gone"]) == [
+        "alien (made for another base)", "gone (not found)",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="junk.pt cannot be read as an embedding"):
+        renderer.embeddings("moss, junk")
+    if len(widths) == 1:
+        assert difference(picture("moss, old")[0], missing.render([replace(cell, prompt="moss, old")], [None])[0]) > 0
+
+
+def test_the_vectors_of_an_embedding_take_the_place_of_its_name(model, tmp_path):
+    """An embedding made of a word's own vectors says what the word says."""
+    tables = [clip.transformer(encoder).embeddings.token_embedding for encoder in model.text_encoders]
+    tokens = model.family.tokenize(model, ["red"])
+    count = 3  # the tiny tokenizer's letters
+    vectors = [table(part[0, 0, 1 : 1 + count].to(model.device)) for table, part in zip(tables, tokens)]
+    wanted = condition(model, (("a red cat", 1.0),), 1)
+    said = condition(model, (("a zzz cat", 1.0),), 1, {"zzz": [one.detach() for one in vectors]})
+    assert torch.allclose(said.hidden, wanted.hidden, atol=1e-5)
+    assert not torch.allclose(condition(model, (("a zzz cat", 1.0),), 1).hidden, wanted.hidden, atol=1e-3)
 
 
 def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
@@ -155,6 +332,15 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     Image.new("RGB", (64, 64), "red").save(folder / shown.file)
     with pytest.raises(UserError, match="another picture"):
         export(here, 2, name="moss again")
+
+
+def test_export_finds_what_the_comparisons_prompts_name(here):
+    """A LoRA on top, from a folder that only the comparison's settings know."""
+    Path("elsewhere").mkdir()
+    shutil.copy(here.epochs()[0].path, "elsewhere/Other.safetensors")
+    Path("set.toml").write_text('[[prompt]]\nname = "one"\nprompt = "[trigger] <lora:other:0.5>"\n')
+    evaluate(here, settings_of(here, model_folders=("elsewhere",)), epochs=[2])
+    assert "Checked" in export(here, 2, name="on top").verification
 
 
 def test_a_changed_export_is_what_it_says_and_is_checked_as_far_as_it_can_be(here):
@@ -212,8 +398,6 @@ def test_diffusers_draws_the_same_picture_from_the_exported_file(here):
 
 
 def presets_prompt():
-    from trainer.cells import Prompt
-
     return Prompt("plain", "moss, disc")
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageEnhance
 
 from trainer.cells import Evaluation, Prompt, Rendered
 from trainer.errors import UserError
-from trainer.metrics import METRICS, Clip, describe, open_picture, plain_words, score, tone
+from trainer.metrics import METRICS, Clip, Dino, describe, open_picture, plain_words, score, tone
 
 GREEN, RED, BLUE, SKY, SAND = (60, 170, 70), (220, 40, 40), (50, 110, 225), (170, 210, 250), (240, 225, 170)
 
@@ -148,7 +148,7 @@ def test_memorisation_sees_a_copy(tmp_path, training):
 def test_every_metric_says_what_it_means_and_when_it_misleads():
     for metric in METRICS.values():
         assert metric.meaning.endswith(".") and metric.misleads.endswith(".")
-        assert metric.better in ("higher", "lower")
+        assert metric.better in ("higher", "lower", "")
         assert bool(metric.of_picture) != bool(metric.of_row)
 
 
@@ -270,3 +270,64 @@ def test_a_folder_without_clip_is_refused_by_name(tmp_path, overcooked):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="empty holds no CLIP model"):
         score(overcooked, tmp_path, [], tmp_path / "empty")
+
+
+def dino_folder(folder):
+    """A miniature of dino-vits16 with random weights, as transformers saves it."""
+    import torch
+    from transformers import ViTConfig, ViTModel
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+def test_dino_gives_a_second_likeness_from_its_class_token(tmp_path, training, overcooked):
+    folder = dino_folder(tmp_path / "dino")
+    score(overcooked, tmp_path, training, dino=folder)
+    model = Dino(folder)
+    cells = [cell for cell in overcooked.cells if cell.epoch == 1 and cell.column != "leak"]
+    shown = [model.picture(open_picture(path)) for path in training]
+    wanted = [model.picture(open_picture(tmp_path / cell.file)) @ np.array(shown).T for cell in cells]
+    assert rows(overcooked)[1]["dino"] == pytest.approx(np.mean(wanted), abs=1e-4)
+    assert "dino" in overcooked.about["Scores from"]
+    assert np.linalg.norm(shown[0]) == pytest.approx(1, abs=1e-5)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no DINO model"):
+        Dino(tmp_path / "empty")
+
+
+def test_response_is_the_rise_from_the_next_lower_strength(tmp_path, training):
+    pictures = {("pose", 0, 1): creature(BLUE, "rectangle")}
+    found = evaluation(tmp_path, pictures, strengths=(0.5, 1.0, 1.5))
+    steps = {0.5: creature(BLUE), 1.0: creature(GREEN), 1.5: creature(GREEN)}
+    for strength, image in steps.items():
+        found.cells.append(Rendered("pose", 1, strength, 1, f"cells/{strength}.png"))
+        image.save(tmp_path / found.cells[-1].file)
+    found.epochs = [0, 1]
+    score(found, tmp_path, training)
+    ground = describe(pictures["pose", 0, 1])
+    far = {strength: 1 - describe(image) @ ground for strength, image in steps.items()}
+    said = {row.strength: row.scores.get("response") for row in found.rows if row.epoch == 1}
+    wanted = {0.5: far[0.5] / 0.5, 1.0: (far[1.0] - far[0.5]) / 0.5, 1.5: 0.0}
+    assert said == pytest.approx(wanted, abs=1e-3) and said[1.0] > 0.05
+    assert "response" not in rows(found)[0]
+
+
+def test_losses_and_the_gap_between_them(tmp_path, training, overcooked):
+    losses = {
+        (0, 1.0): {"training": 0.2, "held_out": 0.3},
+        (1, 1.0): {"training": 0.1, "held_out": 0.15},
+        (2, 1.0): {"training": 0.05, "held_out": 0.15},
+    }
+    score(overcooked, tmp_path, training, losses=losses)
+    said = rows(overcooked)
+    assert [said[epoch]["loss"] for epoch in (0, 1, 2)] == [0.2, 0.1, 0.05]
+    assert [said[epoch]["gap"] for epoch in (0, 1, 2)] == pytest.approx([0, 0, 1])
+    assert said[2]["held_out"] == 0.15
+    overcooked.rows.clear()
+    score(overcooked, tmp_path, training, losses={key: {"training": 0.2} for key in losses})
+    assert "gap" not in rows(overcooked)[1] and rows(overcooked)[1]["loss"] == 0.2

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from trainer import __main__ as cli
-from trainer import pnginfo
-from trainer.cells import read_prompts
+from trainer import hires, pnginfo
+from trainer.cells import Hires, read_prompts
 from trainer.errors import UserError
 from trainer.webui import infotext, samplers
-from trainer.webui.infotext import Infotext
+from trainer.webui.infotext import Infotext, parse
 
 TEXT = """moss, (hat:1.2), <lora:moss-000004:0.8>
 Negative prompt: blurry, "bad" \\ hands
@@ -76,12 +76,35 @@ def test_every_sampler_with_every_schedule_is_carried_exactly(label):
 
 def test_what_cannot_come_along_is_said(tmp_path):
     settings = {"Steps": "20", "Sampler": "Wavy", "Seed": "-1", "Size": "515x770"}
-    settings |= {"CFG scale": "x", "Clip skip": "40", "Hires upscale": "2"}
+    settings |= {"CFG scale": "x", "Clip skip": "40", "Hires upscale": "2", "Mask blur": "4"}
     entry, notes = pnginfo.entry_of(Infotext("x", "", settings))
-    assert entry == {"prompt": "x", "width": 512, "height": 768, "steps": 20}
+    hires = {"upscaler": "Latent", "upscale": 2.0}
+    assert entry == {"prompt": "x", "width": 512, "height": 768, "steps": 20, "hires": hires}
     said = " ".join(notes)
-    for word in ("Wavy", "Seed -1", "512x768", "CFG scale 'x'", "clip_skip = 40", "Hires upscale"):
+    for word in ("Wavy", "Seed -1", "512x768", "CFG scale 'x'", "clip_skip = 40", "Mask blur"):
         assert word in said
+
+
+def test_the_hires_fix_comes_along_and_back(tmp_path):
+    """What users write: hires fix, denoise 0.5, by 2, R-ESRGAN 4x+ Anime6B, a sampler of its own."""
+    text = (
+        "cat\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.0, Seed: 1, Size: 64x64, "
+        "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 10, Hires upscaler: R-ESRGAN 4x+ Anime6B, "
+        "Hires sampler: Euler"
+    )
+    pnginfo.append(parse(text), tmp_path / "set.toml", "one")
+    prompt = read_prompts(tmp_path / "set.toml")[0]
+    wanted = Hires(upscaler="R-ESRGAN 4x+ Anime6B", denoise=0.5, steps=10, sampler="Euler Karras")
+    assert prompt.hires == wanted
+    assert hires.settings(wanted, prompt.sampler) == {
+        "Denoising strength": 0.5, "Hires upscale": 2.0, "Hires resize": None, "Hires steps": 10,
+        "Hires upscaler": "R-ESRGAN 4x+ Anime6B", "Hires sampler": "Euler", "Hires schedule type": None,
+    }  # fmt: skip
+    resized = parse("cat\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Hires resize: 128x0, Hires upscaler: None")
+    assert pnginfo.entry_of(resized)[0]["hires"] == {"upscaler": "None", "width": 128}
+    too_much = parse("cat\nSteps: 20, Sampler: Euler, Seed: 1, Hires upscale: 40")
+    entry, notes = pnginfo.entry_of(too_much)
+    assert "hires" not in entry and "upscale = 40" in " ".join(notes)
 
 
 def test_a_picture_without_settings_and_a_broken_set(picture, tmp_path):

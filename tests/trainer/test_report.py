@@ -207,6 +207,19 @@ def test_the_grid_has_the_base_first_and_marks_the_recommended_row(tmp_path, ope
     assert page.locator(".curve svg path").count() == 2
 
 
+def test_rows_of_a_second_run_have_their_own_names_and_curves(tmp_path, open_page):
+    evaluation = make(tmp_path)
+    evaluation.rows += [Row(1, 1.0, {"likeness": 0.5})]
+    evaluation.epochs, evaluation.labels = [0, 1, 2], {2: "fern epoch 1"}
+    page = open_page(write_report(evaluation, tmp_path))
+    names = page.locator("tbody th b").all_inner_texts()
+    assert [name.strip() for name in names] == ["base", "epoch 1", "fern epoch 1 ★"]
+    assert " against fern epoch 1 " in page.locator("#summary").inner_text()
+    assert page.locator(".curve svg path").first.get_attribute("d").count("M") == 2
+    cell(page, 2, 0).click()
+    assert page.locator("#where").inner_text().startswith("fern epoch 1")
+
+
 def test_zoom_and_place_stay_while_prompts_and_epochs_change(tmp_path, open_page):
     page = open_page(write_report(make(tmp_path), tmp_path))
     cell(page, 1, 0).click()

@@ -22,19 +22,37 @@ def evaluate(
     epochs: Annotated[str, typer.Option(help="Which epochs: 1,3,5-10. All if left out.")] = "",
     strengths: Annotated[str, typer.Option(help="LoRA weights: 0.6,0.8,1.")] = "",
     seeds: Annotated[str, typer.Option(help="Seeds: 1,2,3.")] = "",
+    against: Annotated[str, typer.Option(help="A second run, whose epochs are put below.")] = "",
+    against_epochs: Annotated[str, typer.Option(help="Which of its epochs: 1,3,5-10. All if left out.")] = "",
+    x: Annotated[str, typer.Option(help="A free axis: any field of a cell, such as cfg=5,7 or epoch=1,5.")] = "",
+    y: Annotated[str, typer.Option(help="A second one, such as sampler=Euler,DPM++ 2M Karras.")] = "",
+    z: Annotated[str, typer.Option(help="A third one, such as hires.denoise=0.4,0.6 or strength=0.6,1.")] = "",
     clip: Annotated[str, typer.Option(help="Folder of a CLIP model, for likeness scores.")] = "",
+    dino: Annotated[str, typer.Option(help="Folder of a DINO model, for a second opinion on likeness.")] = "",
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Render the prompt set with the base and every epoch, side by side."""
+    from trainer import axes
     from trainer.evaluate import evaluate as evaluate_run
 
     found = Run.open(run)
+    across = [axes.parse(text) for text in (x, y, z) if text]
+    strengths = strengths or axes.values_of(across, "strength")
     chosen = {"prompts": prompts, "strengths": strengths, "seeds": seeds}
     overrides = [f"evaluation.{key}={value}" for key, value in chosen.items() if value]
     config = presets.layer(presets.flatten(found.config.model_dump()), dict(map(presets.parse_override, overrides)))
     with bar("Rendering") as advance:
         result = evaluate_run(
-            found, config.evaluation, epochs=parse_numbers(epochs), clip=clip, device=device, progress=advance
+            found,
+            config.evaluation,
+            epochs=parse_numbers(epochs or axes.values_of(across, "epoch")),
+            against=Run.open(against) if against else None,
+            against_epochs=parse_numbers(against_epochs),
+            across=across,
+            clip=clip,
+            dino=dino,
+            device=device,
+            progress=advance,
         )
     print_rows(result.evaluation)
     console.print(f"Grid    {plain(str(result.folder / 'grid.png'))}")
@@ -56,12 +74,14 @@ def parse_numbers(text: str) -> list[int] | None:
 
 def print_rows(evaluation) -> None:
     """One line per row of the grid with its scores, the recommended one marked."""
+    from trainer.grid import row_label
+
     names = list(dict.fromkeys(name for row in evaluation.rows for name in row.scores))
     rows = table("", "Epoch", *(">" + name for name in names))
     best = evaluation.recommended or {}
     for row in evaluation.rows:
         chosen = (row.epoch, row.strength) == (best.get("epoch"), best.get("strength"))
-        label = "base" if row.epoch == 0 else f"epoch {row.epoch}"
+        label = row_label(row.epoch, evaluation.labels)[0]
         label += f" × {row.strength:g}" if row.epoch and len(evaluation.strengths) > 1 else ""
         values = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in names]
         rows.add_row("★" if chosen else "", label, *values)
@@ -84,7 +104,7 @@ def vote(
     evaluation, folder = voting.find(Run.open(run), prompts)
     ballot = Ballot(evaluation, folder, strength=voting.nearest_strength(evaluation, strength))
     ranking = ballot.ranking() if show else voting.session(ballot, ask_in_browser(), console.print)
-    print_ranking(ranking)
+    print_ranking(ranking, evaluation.labels)
     if not show and ballot.votes:
         voting.recommend_again(evaluation, folder)
         if evaluation.recommended:
@@ -114,15 +134,15 @@ def ask_in_browser():
     return ask
 
 
-def print_ranking(ranking) -> None:
+def print_ranking(ranking, labels) -> None:
     """The candidates, best first, with how often each is preferred to the average one."""
     several = len({one.strength for one in ranking.standings}) > 1
     rows = table("Epoch", ">Preferred", ">95 % interval", ">Seen", ">Both bad")
     for one in ranking.standings:
-        label = f"epoch {one.epoch}" + (f" × {one.strength:g}" if several else "")
+        label = labels.get(one.epoch, f"epoch {one.epoch}") + (f" × {one.strength:g}" if several else "")
         rows.add_row(label, f"{one.preferred:.0%}", f"{one.low:.0%}–{one.high:.0%}", str(one.shown), str(one.bad))
     console.print(rows)
-    console.print(plain(ranking.sentence()))
+    console.print(plain(ranking.sentence(labels)))
 
 
 @app.command()

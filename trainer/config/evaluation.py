@@ -58,3 +58,26 @@ class EvaluationConfig(Part):
         label="Render batch",
         help="Pictures rendered at once. Does not change the pictures, only speed and memory.",
     )
+    model_folders: tuple[str, ...] = setting(
+        ("models",),
+        label="Model folders",
+        help="Where the LoRAs that a prompt names with <lora:name:1> and the hires fix's upscalers are looked for.",
+    )
+    embedding_folders: tuple[str, ...] = setting(
+        ("embeddings",),
+        label="Embedding folders",
+        help="Where the embeddings (textual inversions) that a prompt or negative prompt names are looked for.",
+    )
+    loss_pictures: int = setting(
+        8,
+        ge=0,
+        le=200,
+        label="Pictures for the loss",
+        help="On so many training pictures each epoch's denoising loss is measured, four time steps each; 0 is none.",
+    )
+    held_out: str = setting(
+        "",
+        label="Held-out pictures",
+        help="A folder of captioned pictures of the same subject that the run was not trained on: the loss on them "
+        "shows when learning becomes learning by heart.",
+    )

@@ -1,0 +1,143 @@
+"""Two runs in one comparison, free axes, and the losses of every row: on tiny bases of both families."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import trainees
+
+from trainer import __main__ as cli
+from trainer import denoising, voting
+from trainer.cells import Evaluation
+from trainer.errors import UserError
+from trainer.evaluate import evaluate
+from trainer.examples import load_examples
+from trainer.grid import Table, summary
+from trainer.loop import train
+from trainer.render import Renderer, load_base
+from trainer.run import Run
+from trainer.vote import Ballot
+
+PROMPTS = """
+[[prompt]]
+name = "one"
+prompt = "[trigger], disc"
+[[prompt]]
+name = "two"
+prompt = "disc, plain"
+leak = true
+"""
+
+
+@pytest.fixture(scope="module", params=["sd15", "sdxl"])
+def runs(request, tmp_path_factory, folders) -> tuple[Run, Run]:
+    """Two short runs of one base, the second with another trigger word."""
+    root = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        (root / "set.toml").write_text(PROMPTS)
+        common = {
+            "optimizer__learning_rate": 0.05, "evaluation__prompts": "set.toml", "evaluation__sampler": "Euler",
+            "evaluation__steps": 2, "evaluation__cfg_scale": 4.0, "loop__epochs": 2, "evaluation__loss_pictures": 2,
+        }  # fmt: skip
+        made = [trainees.make_run(root, folders[request.param], **common)]
+        made.append(trainees.make_run(root, folders[request.param], **common, name="fern", data__trigger="fern"))
+        for run in made:
+            train(run)
+    return tuple(Run(run.path.resolve()) for run in made)
+
+
+@pytest.fixture
+def here(runs, monkeypatch):
+    monkeypatch.chdir(runs[0].path.parent.parent)
+    return runs
+
+
+def test_two_runs_stand_below_each_other_under_the_same_prompts(here):
+    first, second = here
+    result = evaluate(first, first.config.evaluation, epochs=[2], against=second)
+    found = Evaluation.load(result.folder)
+    assert result.folder.name == f"set-against-{second.name}"
+    assert found.epochs == [0, 2, 3, 4] and found.labels == {3: "fern epoch 1", 4: "fern epoch 2"}
+    texts = {(cell.epoch, cell.column): cell.infotext.partition("\n")[0] for cell in found.cells}
+    assert texts[2, "one"] == "moss, disc <lora:moss-000002:1>"
+    assert texts[4, "one"] == "fern, disc <lora:fern-000002:1>"
+    assert len(found.cells) == 2 * 4 and sum(cell.epoch == 0 for cell in found.cells) == 2
+    assert found.recommended is None and found.about[f"Scores of {second.name}"]
+    assert summary(Table(found)).startswith("epoch 2 · against fern epochs 1, 2")
+    assert '"labels":{"3":"fern epoch 1"' in (result.folder / "report.html").read_text()
+    assert {row.epoch for row in found.rows} == {0, 2, 3, 4} and all("loss" in row.scores for row in found.rows)
+    # The vote runs over both, and says their names.
+    ballot = Ballot(found, result.folder, strength=1.0)
+    while (pair := ballot.next()) is not None:
+        ballot.cast(pair, "left" if pair.left.epoch == 4 else "right" if pair.right.epoch == 4 else "tie")
+    assert "fern epoch 2 is the clear winner" in ballot.ranking().sentence(found.labels)
+    voting.recommend_again(found, result.folder)
+    assert found.recommended is None
+    with pytest.raises(UserError, match="against itself"):
+        evaluate(first, first.config.evaluation, against=Run(first.path))
+
+
+def test_free_axes_from_the_command_line(here, monkeypatch, capsys):
+    first, _ = here
+    arguments = ["lora-studio", "evaluate", str(first.path), "--x", "cfg=3,5", "--y", "epoch=1", "--z", "steps=1,2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert not cli.main()
+    folder = first.evaluation_folder("set-by-cfg_scale-steps")
+    found = Evaluation.load(folder)
+    assert found.epochs == [0, 1] and len(found.prompts) == 2 * 4 and len(found.cells) == 2 * 8
+    assert found.prompts[1].name == "one · cfg scale 5 · steps 1"
+    cell = next(cell for cell in found.cells if cell.column == found.prompts[1].name and cell.epoch == 1)
+    assert "Steps: 1," in cell.infotext and "CFG scale: 5.0" in cell.infotext
+    assert len({cell.file for cell in found.cells}) == 16
+    assert (folder / "grid.png").exists() and found.prompts[1].name in (folder / "report.html").read_text()
+
+
+def test_the_loss_of_a_row_is_the_mean_error_at_fixed_noise(here, tmp_path):
+    first, _ = here
+    config = first.config
+    renderer = Renderer(load_base(config, "cpu"), 3)
+    epoch = first.epochs()[1].path
+    rows = [denoising.Row(0, 1.0, None, ""), denoising.Row(2, 1.0, epoch, "a"), denoising.Row(2, 0.0, epoch, "a")]
+    held = trainees.draw_pictures(tmp_path / "held", sizes=[(64, 64)] * 3)
+    folders = {"training": config.data.folder, "held_out": str(held)}
+    found = denoising.measure(renderer, rows, config.data, folders, 3, 1, tmp_path)
+    assert found[0, 1.0] == pytest.approx(found[2, 0.0], rel=1e-4)  # at no strength it is the base
+    assert found[2, 1.0]["training"] != pytest.approx(found[0, 1.0]["training"], rel=1e-2)
+    assert found[0, 1.0]["held_out"] != found[0, 1.0]["training"]
+    # By hand, one sample after the other.
+    samples = denoising.samples_of(load_examples(config.data), 3)
+    assert sorted(sample.timestep for sample in samples) == [int((i + 0.5) / 12 * 1000) for i in range(12)]
+    errors = []
+    for sample in samples:
+        clean = denoising._latents(renderer.model, [sample])[sample.example.digest]
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(sample.seed))
+        kept = float(renderer.model.alphas_cumprod[sample.timestep])
+        said = renderer.model.family.encode_captions(renderer.model, [sample.example.caption])
+        sizes = torch.tensor([denoising._sizes(sample.example)])
+        noisy = kept**0.5 * clean + (1 - kept) ** 0.5 * noise
+        predicted = renderer.model.family.predict(renderer.model, noisy, torch.tensor([sample.timestep]), said, sizes)
+        errors.append(float((predicted - noise).square().mean()))
+    assert found[0, 1.0]["training"] == pytest.approx(sum(errors) / len(errors), rel=1e-3)
+    # Kept by content: measured once, unless something in it changes.
+    path = tmp_path / denoising.FILE
+    kept_values = json.loads(path.read_text())
+    path.write_text(json.dumps({key: 7.0 for key in kept_values}))
+    again = denoising.measure(renderer, rows, config.data, folders, 3, 1, tmp_path)
+    assert again[2, 1.0] == {"training": 7.0, "held_out": 7.0}
+    other = [denoising.Row(2, 1.0, epoch, "b")]
+    assert denoising.measure(renderer, other, config.data, folders, 3, 1, tmp_path)[2, 1.0]["training"] != 7.0
+    with pytest.raises(UserError):
+        denoising.measure(renderer, rows, config.data, {"held_out": str(Path("nowhere"))}, 3, 1, tmp_path)
+
+
+def test_losses_are_measured_as_the_settings_say(here, tmp_path):
+    first, _ = here
+    settings = first.config.evaluation
+    held = trainees.draw_pictures(tmp_path / "held", sizes=[(64, 64)])
+    none = evaluate(first, settings.model_copy(update={"loss_pictures": 0}), epochs=[1]).evaluation
+    assert all("loss" not in row.scores for row in none.rows)
+    both = evaluate(first, settings.model_copy(update={"held_out": str(held)}), epochs=[1]).evaluation
+    assert all({"loss", "held_out", "gap"} <= row.scores.keys() for row in both.rows)

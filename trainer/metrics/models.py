@@ -1,0 +1,119 @@
+"""Vision models from a local folder, as functions from a picture or a text to a unit vector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trainer.errors import UserError
+
+
+class Clip:
+    """A local CLIPModel (Radford et al. 2021) as two functions that return unit vectors."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoTokenizer, CLIPModel
+
+        try:
+            self.model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{folder} holds no CLIP model that can be loaded ({first}): "
+                "choose a folder with config.json, model.safetensors and the tokenizer's files."
+            ) from error
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(self.device)
+        self.how = _preprocessing(folder, self.model.config.vision_config.image_size)
+
+    def picture(self, image: Image.Image) -> np.ndarray:
+        import torch
+
+        pixels = torch.from_numpy(self.how(image)).to(self.device)
+        with torch.inference_mode():
+            return _unit(self.model.get_image_features(pixel_values=pixels[None]))
+
+    def text(self, text: str) -> np.ndarray:
+        import torch
+
+        most = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(text, truncation=True, max_length=most, return_tensors="pt").to(self.device)
+        with torch.inference_mode():
+            features = self.model.get_text_features(
+                input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+            )
+            return _unit(features)
+
+
+class Dino:
+    """A local DINO model (Caron et al. 2021; ViT or DINOv2) as a function that returns a unit vector.
+
+    DreamBooth takes its class token: unlike CLIP it was never taught to overlook what makes one subject differ
+    from another of its kind.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+        from transformers import AutoModel
+
+        try:
+            self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+            size = self.model.config.image_size
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"{folder} holds no DINO model that can be loaded ({first}): "
+                "choose a folder with config.json and model.safetensors, such as that of dino-vits16."
+            ) from error
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model.to(self.device)
+        self.how = _preprocessing(folder, size, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+    def picture(self, image: Image.Image) -> np.ndarray:
+        import torch
+
+        pixels = torch.from_numpy(self.how(image)).to(self.device)
+        with torch.inference_mode():
+            return _unit(self.model(pixel_values=pixels[None]).last_hidden_state[:, 0])
+
+
+def _unit(features) -> np.ndarray:
+    """[1, d] tensor, or the output object that newer transformers wrap it in, to a unit vector [d]."""
+    features = getattr(features, "pooler_output", features)
+    vector = features[0].float().cpu().numpy()
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
+
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def _preprocessing(
+    folder: Path, image_size: int, mean: tuple[float, ...] = CLIP_MEAN, std: tuple[float, ...] = CLIP_STD
+) -> Callable[[Image.Image], np.ndarray]:
+    """Resize, centre crop and normalise as preprocessor_config.json says; `mean` and `std` where it says nothing.
+
+    Done here because transformers' fast image processor needs torchvision.
+    """
+    path = folder / "preprocessor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    crop = config.get("crop_size", image_size)  # DINOv2's position embeddings are larger than what it is shown
+    image_size = crop["height"] if isinstance(crop, dict) else crop
+    mean = np.array(config.get("image_mean", mean), np.float32)
+    std = np.array(config.get("image_std", std), np.float32)
+    resample = Image.Resampling(config.get("resample", Image.Resampling.BICUBIC))
+
+    def prepare(image: Image.Image) -> np.ndarray:
+        """[3, image_size, image_size], float32."""
+        scale = image_size / min(image.size)
+        width, height = (max(image_size, round(length * scale)) for length in image.size)
+        left, top = (width - image_size) // 2, (height - image_size) // 2
+        image = image.resize((width, height), resample).crop((left, top, left + image_size, top + image_size))
+        return ((np.asarray(image, np.float32) / 255 - mean) / std).transpose(2, 0, 1)
+
+    return prepare
