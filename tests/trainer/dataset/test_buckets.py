@@ -13,9 +13,7 @@ from trainer.dataset import buckets
 from trainer.errors import UserError
 
 sides = st.integers(1, 12_000)
-settings = st.sampled_from(
-    [(64, 8), (64, 32), (64, 64), (128, 32), (512, 64), (768, 64), (1024, 64), (1000, 8)]
-)
+settings = st.sampled_from([(64, 8), (64, 32), (64, 64), (128, 32), (512, 64), (768, 64), (1024, 64), (1000, 8)])
 
 
 def test_buckets_at_512_are_those_of_kohya():
@@ -59,9 +57,7 @@ def test_a_placed_picture_covers_its_bucket(width, height, setting, upscale):
     x0, y0, x1, y1 = placement.source_crop
     assert 0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height
     # The scaled picture keeps its aspect ratio to within half a pixel.
-    assert (
-        min(abs(scaled[0] * height / width - scaled[1]), abs(scaled[1] * width / height - scaled[0])) <= 0.51
-    )
+    assert min(abs(scaled[0] * height / width - scaled[1]), abs(scaled[1] * width / height - scaled[0])) <= 0.51
     if not upscale and min(width, height) >= step:
         assert not placement.upscaled
 
@@ -81,9 +77,7 @@ def test_the_bucket_is_the_nearest_and_turns_with_the_picture(width, height):
 
 def test_known_placements():
     made = buckets.make_buckets(512)
-    assert buckets.place(512, 512, made) == buckets.Placement(
-        (512, 512), (512, 512), (512, 512), (0, 0, 512, 512)
-    )
+    assert buckets.place(512, 512, made) == buckets.Placement((512, 512), (512, 512), (512, 512), (0, 0, 512, 512))
     wide = buckets.place(780, 600, made)
     assert (wide.bucket, wide.scaled, wide.crop) == ((576, 448), (582, 448), (3, 0, 579, 448))
     assert wide.source_crop == (4, 0, 776, 600) and not wide.upscaled
@@ -140,9 +134,7 @@ def test_a_bucket_smaller_than_the_batch_is_a_smaller_batch_and_said():
     assert lines[2] == "a 512×512 → 512×512, nothing lost"
     assert lines[7] == "line\\nbreak.png 780×600 → 576×448, loses 1 % at left and right"
     assert lines[8] == "small.png 64×64 → 512×512, nothing lost, enlarged 8 times, 3 times an epoch"
-    assert str(buckets.describe(names[:5], placements[:5], 1, 4).buckets[0]).endswith(
-        "2 batches, the last of 1"
-    )
+    assert str(buckets.describe(names[:5], placements[:5], 1, 4).buckets[0]).endswith("2 batches, the last of 1")
 
 
 def test_repeats_of_zero_would_drop_a_picture():

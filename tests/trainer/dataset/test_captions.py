@@ -102,9 +102,7 @@ def test_dedupe_keeps_order_and_the_first_spelling(caption):
 
 
 def test_dedupe_compares_as_people_do():
-    assert (
-        captions.dedupe(r"Blue_Hair, hat, blue hair, fate \(a\), fate_(a)") == r"Blue_Hair, hat, fate \(a\)"
-    )
+    assert captions.dedupe(r"Blue_Hair, hat, blue hair, fate \(a\), fate_(a)") == r"Blue_Hair, hat, fate \(a\)"
 
 
 @given(typed, st.sampled_from(["moss", "moss cat", "a", "moss, style"]))

@@ -21,9 +21,7 @@ def state(folder) -> dict:
 
 
 def change(folder, step, operation="edit", **options):
-    return Journal(folder).write(
-        {folder / name: content for name, content in step.items()}, operation, **options
-    )
+    return Journal(folder).write({folder / name: content for name, content in step.items()}, operation, **options)
 
 
 class Crash(BaseException):
