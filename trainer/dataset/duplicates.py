@@ -13,7 +13,7 @@ from trainer.dataset import images
 from trainer.dataset.images import Picture
 
 DISTANCE = 10
-"""Bits of 128. Saved again at a third of the size and quality 40: up to 5; other photographs of one subject: from 17."""
+"""Bits of 128. Saved again at a third of the size: up to 5; other photographs of one subject: from 17."""
 COLOUR = 12.0
 """Mean difference of the 4×4 pixels, of 255."""
 CHUNK = 2048

@@ -99,8 +99,9 @@ def files(folder: Path, endings: Container[str]) -> list[Path]:
 def scan(folder: Path, *, known: Mapping[Path, Picture] | None = None) -> list[Picture]:
     """All pictures under `folder`, each one decoded completely to prove that it can be.
 
-    `index.scan` remembers between calls and processes. `known` holds pictures of an earlier scan by path; those with the same size and time stamp are not read
-    again. Raises UserError for a missing or empty folder, and one that names every broken file.
+    `index.scan` remembers between calls and processes. `known` holds pictures of an earlier scan by path; those with
+    the same size and time stamp are not read again. Raises UserError for a missing or empty folder, and one that
+    names every broken file.
     """
     return whole(folder, *survey(folder, known=known))
 
@@ -148,10 +149,8 @@ def open_rgb(path: Path, *, notes: list[str] | None = None) -> Image.Image:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            image = _decode(file)
+            image = decode(path, file)
             return colour.turned(colour.to_rgb(image, notes), colour.orientation(image))
-    except _Unusable as error:
-        raise UserError(f"{shown(path)} {error}. Repair or remove it, then run the command again.") from error
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be opened: {error.strerror or error}.") from error
 
@@ -161,6 +160,14 @@ def fit(image: Image.Image, placement: Placement) -> Image.Image:
     if image.size != placement.size:
         raise ValueError(f"placement is for {placement.size} pixels and the picture has {image.size}")
     return image.resize(placement.scaled, Image.Resampling.LANCZOS).crop(placement.crop)
+
+
+def decode(path: Path, file: IO[bytes]) -> Image.Image:
+    """The opened file's first frame as it is stored, decoded in full. Raises UserError naming the file."""
+    try:
+        return _decode(file)
+    except _Unusable as error:
+        raise UserError(f"{shown(path)} {error}. Repair or remove it, then run the command again.") from error
 
 
 class _Unusable(Exception):
