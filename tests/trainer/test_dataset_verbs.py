@@ -63,8 +63,8 @@ def test_edit_and_undo(folder):
     assert run("edit", folder, "prune", "--where", "tag:pose 3")["changes"] == [
         {"file": "3.png", "before": "moss, blue hair, hair, pose 3", "after": "moss, blue hair, pose 3"}
     ]
-    assert "stays" not in run("edit", folder, "absorb", json_too=False)
-    assert captions.read(folder / "3.txt") == "moss, hair, pose 3".replace("hair, ", "")
+    assert "the trigger word learns it" in " ".join(run("edit", folder, "absorb", json_too=False).split())
+    assert captions.read(folder / "3.txt") == "moss, pose 3"
     assert run("undo", folder, "--dry-run")["operation"] == "absorb"
     assert run("undo", folder)["operation"] == "absorb" and run("undo", folder)["files"] == ["3.txt"]
     assert bytes_of(folder) == before and run("undo", folder)["operation"] == ""
@@ -116,7 +116,7 @@ def test_split(folder, tmp_path):
 
 
 def test_sheet_buckets_prepare(folder, tmp_path):
-    assert not run("sheet", folder, "--dry-run")["pictures"] == [] and not (tmp_path / "set-sheet.png").exists()
+    assert len(run("sheet", folder, "--dry-run")["pictures"]) == 10 and not (tmp_path / "set-sheet.png").exists()
     run("sheet", folder, "--where", "tag:moss", "--resolution", 256)
     assert (tmp_path / "set-sheet.png").exists()
     with pytest.raises(UserError, match="No picture in .* fits 'tag:nothing'"):

@@ -99,7 +99,7 @@ def make(folder, kind):
     elif kind == "extreme":
         noise.resize((3000, 500)).save(big)
     elif kind == "cropped":
-        noise.resize((1525, 500)).save(big)  # halfway between the buckets 768×320 and 1024×256
+        noise.resize((850, 500)).save(big)  # halfway between the buckets 128×128 and 192×64
     elif kind == "turned":
         exif = Image.Exif()
         exif[0x0112] = 8
@@ -137,14 +137,16 @@ def make(folder, kind):
 def test_every_fix_mends_what_it_is_for_and_is_undone(folder, kind):
     trouble = make(folder, kind)
     before = bytes_of(folder)
+    resolution = 128 if kind == "cropped" else 512
 
     def found():
-        report = health.check(folder, trigger="moss" if kind == "trigger missing" else "")
+        trigger = "moss" if kind == "trigger missing" else ""
+        report = health.check(folder, trigger=trigger, resolution=resolution)
         either = kind in ("near duplicate", "duplicate")  # of two that are alike, either may go
         return [finding for finding in report.findings if finding.kind == kind and (either or finding.file == trouble)]
 
     assert found()
-    repair = fixes.plan(kind, found(), fixes.Settings(trigger="moss"))
+    repair = fixes.plan(kind, found(), fixes.Settings(trigger="moss", resolution=resolution))
     assert bytes_of(folder) == before  # a plan is only a plan
     fixes.apply(folder, repair)
     assert not found() and bytes_of(folder) != before
