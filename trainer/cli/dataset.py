@@ -31,26 +31,68 @@ DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 def tag(
     folder: Annotated[Path, typer.Argument(help="The folder with the pictures.")],
     tagger: Annotated[
-        str, typer.Option(help="wd14:FOLDER or wd14:OWNER/MODEL of the hub; wd14:toybox/tagger for drawn creatures.")
-    ] = DEFAULT_TAGGER,
+        list[str] | None,
+        typer.Option(
+            help="wd14:, blip: or florence: with a FOLDER or OWNER/MODEL of the hub, server:http://…/v1#MODEL, or "
+            "wd14:toybox/tagger for drawn creatures; several times for several."
+        ),
+    ] = None,
+    combine: Annotated[str, typer.Option(help="Of several: union, intersection, vote, or first's order.")] = "union",
     trigger: Annotated[str, typer.Option(help="Trigger word, written first into each caption.")] = "",
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Tags less sure than this are left out.")] = 0.35,
+    character_threshold: Annotated[float, typer.Option(min=0, max=1, help="The same for characters' names.")] = 0.85,
+    ratings: Annotated[bool, typer.Option("--ratings", help="Keep the rating (general, sensitive, …).")] = False,
+    underscores: Annotated[bool, typer.Option("--underscores", help="Write blue_hair, not blue hair.")] = False,
+    bare: Annotated[bool, typer.Option("--bare-parentheses", help="Write ( without a backslash before it.")] = False,
+    exclude: Annotated[list[str] | None, typer.Option(help="A tag that is never written.")] = None,
+    replace: Annotated[list[str] | None, typer.Option(help="OLD=NEW: what to write for a tag.")] = None,
+    prompt: Annotated[str, typer.Option(help="What a server's model is asked; {name} and {caption} work.")] = "",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for a server's answer.")] = 120,
+    retries: Annotated[int, typer.Option(min=0, help="Further tries when a server does not answer.")] = 3,
+    rate: Annotated[float, typer.Option(min=0, help="Requests a second to a server; 0 sets no limit.")] = 0,
     append: Annotated[bool, typer.Option("--append", help="Add to captions that are already there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace captions; the old go to a journal.")] = False,
 ):
     """Write a caption beside each picture."""
     from trainer.tag import tag_folder
+    from trainer.taggers import Service, TagOptions
 
     if append and overwrite:
         raise UserError("--append and --overwrite exclude each other: choose one.")
     mode = "append" if append else "overwrite" if overwrite else "skip"
+    options = TagOptions(
+        threshold=threshold,
+        character_threshold=character_threshold,
+        ratings=ratings,
+        spaces=not underscores,
+        escape=not bare,
+        exclude=tuple(exclude or ()),
+        replace=dict(map(_pair, replace or [])),
+        prompt=prompt,
+        service=Service(timeout=timeout, retries=retries, rate=rate),
+    )
     with bar(f"Tagging {folder}") as advance:
-        report = tag_folder(folder, tagger, trigger=trigger, threshold=threshold, mode=mode, progress=advance)
+        report = tag_folder(
+            folder,
+            tagger or [DEFAULT_TAGGER],
+            trigger=trigger,
+            mode=mode,
+            options=options,
+            combine=combine,
+            progress=advance,
+        )
     console.print(f"Wrote {len(report.written)} captions in {plain(str(folder))}.")
     if report.skipped:
         console.print(
             f"Left {len(report.skipped)} captions as they are; --append adds to them, --overwrite replaces them."
         )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    old, equals, new = text.partition("=")
+    if not equals or not old.strip():
+        raise UserError(f"--replace '{text}': write OLD=NEW, such as --replace 'crown=gold crown'.")
+    return old.strip(), new.strip()
 
 
 @dataset.command()
