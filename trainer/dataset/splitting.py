@@ -1,5 +1,6 @@
 """Hold pictures back for validation, honestly: what shows the same stays on one side."""
 
+import json
 import random
 import shutil
 from collections.abc import Mapping, Sequence
@@ -63,7 +64,8 @@ def copy(folder: Path, to: Path, sides: Mapping[str, Sequence[Path]]) -> None:
                     target = to / side / source.relative_to(folder)
                     files.write_with(target, partial(_fill, source))
     names = {side: [path.relative_to(folder).as_posix() for path in paths] for side, paths in sides.items()}
-    files.write_json(to / "split.json", {"source": str(folder.resolve())} | names)
+    # Escaped, because a name need not be Unicode.
+    files.write_text(to / "split.json", json.dumps({"source": str(folder.resolve())} | names, indent=2) + "\n")
 
 
 def _fill(source: Path, temporary: Path) -> None:
