@@ -16,7 +16,7 @@ DISTANCE = 10
 """Bits of 128. Saved again at a third of the size: up to 5; other photographs of one subject: from 17."""
 COLOUR = 12.0
 """Mean difference of the 4×4 pixels, of 255."""
-CHUNK = 2048
+CHUNK = 1024
 """Pictures compared at once with one band in common: bounds memory."""
 
 

@@ -66,15 +66,18 @@ def _sharpness(grey: Image.Image) -> float:
     """
     import numpy as np
 
-    values = np.asarray(grey, np.int16)
-    if min(values.shape) < 3:
+    if min(grey.size) < 3:
         return 0.0
-    dark, bright = np.percentile(values[::2, ::2] if values.size > 10_000 else values, (1, 99))
-    contrast = max(bright - dark, float(np.ptp(values)) / 2)
+    # Counted rather than sorted: a third of the time, over 100,000 pictures.
+    below = np.cumsum(grey.histogram()) / (grey.width * grey.height)
+    dark, bright = np.searchsorted(below, (0.01, 0.99))
+    darkest, brightest = grey.getextrema()
+    contrast = max(int(bright - dark), (brightest - darkest) / 2)
     if contrast < FLAT:
         return 0.0
-    centre = values[1:-1, 1:-1]
-    edges = values[1:-1, :-2] + values[1:-1, 2:] + values[:-2, 1:-1] + values[2:, 1:-1] - 4 * centre
-    edges = np.abs(edges).ravel()
+    values = np.asarray(grey, np.int16)
+    edges = values[1:-1, :-2] + values[1:-1, 2:] + values[:-2, 1:-1] + values[2:, 1:-1] - 4 * values[1:-1, 1:-1]
+    counts = np.bincount(np.abs(edges).ravel())[::-1]  # steepest first
     most = max(1, edges.size // 1000)
-    return float(np.partition(edges, -most)[-most:].mean() / contrast)
+    taken = np.diff(np.minimum(np.cumsum(counts), most), prepend=0)
+    return float((taken * np.arange(len(counts))[::-1]).sum() / most / contrast)
