@@ -151,18 +151,27 @@ def tagger(number: int, side: int) -> None:
         whole = _seconds(lambda: list(loaded.tag(paths)))
         alone = (alone + _seconds(lambda: [loaded._run(ready) for _ in range(number // len(ready))])) / 2
         few = paths[:8]
-        preparing = _seconds(lambda: [prepare(images.open_rgb(path), loaded.size) for path in few]) / len(few)
+        preparing = _work(lambda: [prepare(images.open_rgb(path), loaded.size) for path in few]) / len(few)
+        thinking = _work(lambda: loaded._run(ready)) / len(ready)
     print("| tagger | pictures a second |\n|---|---:|")
     print(f"| model alone, batches of {loaded.batch_size} | {number / alone:.2f} |")
     print(f"| files of {side}×{side} to tags | {number / whole:.2f} |")
     print(f"| share of the pure rate | {alone / whole:.0%} |")
-    print(f"| preparation alone, one thread | {1 / preparing:.1f} |")
+    print(f"| seconds of processor time a picture: preparation | {preparing:.3f} |")
+    print(f"| … the model | {thinking:.3f} |")
 
 
 def _seconds(work) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
+
+
+def _work(work) -> float:
+    """Seconds of processor time, which other programs on the machine do not change."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
 
 
 def _model(folder: Path) -> None:
