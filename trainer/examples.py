@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.config import DataConfig, TrainConfig
-from trainer.dataset import buckets, captions, images, likeness
+from trainer.dataset import buckets, captions, duplicates, images
 from trainer.errors import UserError
 
 Role = Literal["training", "regularisation", "validation"]
@@ -208,7 +208,7 @@ def _hold_back(examples: list[Example], split: float) -> tuple[list[Example], li
     if split == 0:
         return examples, []
     wanted = max(1, round(split * len(examples)) if split < 1 else round(split))
-    groups = likeness.groups([example.path for example in examples])
+    groups = _alike(examples)
     groups.sort(key=lambda group: min(examples[at].digest for at in group))
     held: set[int] = set()
     for group in groups:
@@ -223,6 +223,13 @@ def _hold_back(examples: list[Example], split: float) -> tuple[list[Example], li
         )
     kept = [example for at, example in enumerate(examples) if at not in held]
     return kept, [replace(examples[at], role="validation") for at in sorted(held)]
+
+
+def _alike(examples: list[Example]) -> list[list[int]]:
+    """Indices of the examples, those of nearly the same picture together."""
+    places = {example.path: at for at, example in enumerate(examples)}
+    groups = [[places.pop(path) for path in group] for group in duplicates.groups(list(places))]
+    return groups + [[at] for at in places.values()]
 
 
 def _balanced(examples: list[Example], wanted: int) -> list[Example]:

@@ -1,13 +1,13 @@
 """Tag a folder: pictures go in, captions come out beside them, and nothing written by hand is lost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from trainer.dataset import captions, images
+from trainer.dataset import captions, index
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
-from trainer.taggers import DEFAULTS, Tagger, TagOptions, get
+from trainer.taggers import DEFAULTS, Tagger, TagOptions, get, get_all
 
 MODES = ("skip", "append", "overwrite")
 
@@ -38,16 +38,19 @@ class TagReport:
 
 def tag_folder(
     folder: Path,
-    tagger: Tagger | str,
+    tagger: Tagger | str | Sequence[str],
     *,
     trigger: str = "",
     threshold: float | None = None,
     mode: str = "skip",
     options: TagOptions = DEFAULTS,
+    combine: str = "union",
     extension: str = captions.EXTENSION,
     progress: Callable[[int, int], None] | None = None,
 ) -> TagReport:
     """Caption every picture under `folder` with `tagger` (or its spec, "wd14:PATH"), trigger first.
+
+    Several specs are run side by side, and `combine` (a key of `taggers.COMBINATIONS`) makes one answer of theirs.
 
     `mode` decides about pictures that have a caption: "skip" leaves it alone, "append" adds the tags that it
     lacks after its own text, "overwrite" replaces it. What was there goes to the folder's journal first, so
@@ -60,7 +63,7 @@ def tag_folder(
     if mode not in MODES:
         raise UserError(f"Unknown mode '{mode}' for captions that exist: {nearest(mode, MODES)}")
     folder = Path(folder)
-    sidecars = _sidecars([picture.path for picture in images.scan(folder)], extension)
+    sidecars = _sidecars([picture.path for picture in index.scan(folder)], extension)
     existing = {} if mode == "overwrite" else _existing(sidecars.values())
     report = TagReport()
     if mode == "skip":
@@ -68,7 +71,10 @@ def tag_folder(
         sidecars = {picture: path for picture, path in sidecars.items() if path not in existing}
     if not sidecars:
         return report
-    tagger = get(tagger) if isinstance(tagger, str) else tagger
+    if isinstance(tagger, str):
+        tagger = get(tagger)
+    elif isinstance(tagger, Sequence):
+        tagger = get_all(tagger, combine)
     if threshold is not None:
         options = replace(options, threshold=threshold)
     part: dict[Path, str] = {}

@@ -67,9 +67,7 @@ def make_buckets(
     UserError when the numbers leave no bucket.
     """
     if resolution < step or step < 1:
-        raise UserError(
-            f"Resolution {resolution} is below the bucket step {step}: raise it or lower the step."
-        )
+        raise UserError(f"Resolution {resolution} is below the bucket step {step}: raise it or lower the step.")
     low = _ceil(min_size if min_size is not None else resolution // 2, step) * step or step
     high = (max_size if max_size is not None else resolution * 2) // step * step
     square = resolution // step * step
@@ -87,9 +85,7 @@ def make_buckets(
     return sorted(buckets)
 
 
-def place(
-    width: int, height: int, buckets: Sequence[Size], upscale: bool = True, step: int = 64
-) -> Placement:
+def place(width: int, height: int, buckets: Sequence[Size], upscale: bool = True, step: int = 64) -> Placement:
     """The bucket of nearest aspect ratio, and the resize and centre crop that fill it.
 
     Distance is that of the logarithms of width/height, compared exactly; among equals the larger bucket.
@@ -143,9 +139,7 @@ class BucketLine:
 
     def __str__(self) -> str:
         repeated = f" ({count(self.examples, 'example')})" if self.examples != self.pictures else ""
-        text = (
-            f"{_by(self.bucket)}: {count(self.pictures, 'picture')}{repeated}, {count(self.batches, 'batch')}"
-        )
+        text = f"{_by(self.bucket)}: {count(self.pictures, 'picture')}{repeated}, {count(self.batches, 'batch')}"
         if self.smallest_batch * self.batches != self.examples:
             text += f", the last of {self.smallest_batch}"
         return text
@@ -209,9 +203,7 @@ def _by_bucket(placements: Sequence[Placement], repeats: Sequence[int] | int) ->
 def _each(repeats: Sequence[int] | int, placements: Sequence[Placement]) -> Sequence[int]:
     times = [repeats] * len(placements) if isinstance(repeats, int) else repeats
     if any(number < 1 for number in times):
-        raise UserError(
-            "Repeats below 1 would drop pictures: set them to 1 or more, or move the pictures away."
-        )
+        raise UserError("Repeats below 1 would drop pictures: set them to 1 or more, or move the pictures away.")
     return times
 
 

@@ -5,7 +5,7 @@ parentheses of A1111's prompts, and a comma between them belongs to the tag.
 """
 
 import codecs
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from trainer.dataset.journal import Journal, Operation
@@ -38,12 +38,12 @@ def read(path: Path) -> str:
     UTF-8 with or without byte order mark, UTF-16 and UTF-32 with one. Raises UserError for anything else:
     a guessed encoding would train on the wrong words without a trace.
     """
-    return _text(_content(path), path)[0].strip()
+    return decoded(content(path), path)[0].strip()
 
 
 def encoding(path: Path) -> str:
     """Python's name for the file's encoding, one of utf-8, utf-8-sig, utf-16, utf-32. Raises UserError."""
-    return _text(_content(path), path)[1]
+    return decoded(content(path), path)[1]
 
 
 def caption_of(picture: Path, extension: str = EXTENSION) -> str | None:
@@ -61,7 +61,7 @@ def write_captions(
     that equals what `read` gives leaves its file alone. Returns the operation's id (None: no change), which
     a long job passes again so that all its parts are undone as one.
     """
-    contents = {path: None if text is None else _encode(text, path) for path, text in changes.items()}
+    contents = {path: None if text is None else encoded(text, path) for path, text in changes.items()}
     return Journal(folder).write(contents, operation, id=id)
 
 
@@ -80,27 +80,22 @@ def history(folder: Path) -> list[Operation]:
     return Journal(folder).history()
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """The caption file as it is. Raises UserError when it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"The caption {shown(path)} cannot be read: {error.strerror or error}.") from error
 
 
-def _text(content: bytes, path: Path) -> tuple[str, str]:
-    """(text with `\\n` line breaks, encoding)."""
+def decoded(content: bytes, path: Path) -> tuple[str, str]:
+    """(text with `\\n` line breaks, encoding). Raises UserError for bytes whose encoding cannot be told."""
     name = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(name)
     except UnicodeDecodeError as error:
-        where = (
-            f"byte 0x{content[error.start]:02x} at position {error.start}"
-            if error.start < len(content)
-            else ""
-        )
-        raise UserError(
-            _unreadable(path, f"it is not {name.upper().removesuffix('-SIG')} ({where})")
-        ) from error
+        where = f"byte 0x{content[error.start]:02x} at position {error.start}" if error.start < len(content) else ""
+        raise UserError(_unreadable(path, f"it is not {name.upper().removesuffix('-SIG')} ({where})")) from error
     if "\0" in text:
         raise UserError(_unreadable(path, "it holds zero bytes, as UTF-16 without byte order mark does"))
     return text.replace("\r\n", "\n").replace("\r", "\n"), name
@@ -113,11 +108,11 @@ def _unreadable(path: Path, why: str) -> str:
     )
 
 
-def _encode(text: str, path: Path) -> bytes:
+def encoded(text: str, path: Path) -> bytes:
     """The text as the file at `path` would write it; its very bytes when they say the same."""
     try:
         old = Path(path).read_bytes()
-        old_text, name = _text(old, path)
+        old_text, name = decoded(old, path)
     except FileNotFoundError:
         return _bytes(text.strip() + "\n", "utf-8", path)
     except UserError:  # written over on purpose: the journal keeps the old bytes
@@ -139,8 +134,7 @@ def _bytes(text: str, encoding: str, path: Path) -> bytes:
         return text.encode(encoding)
     except UnicodeEncodeError as error:
         raise UserError(
-            f"The new caption for {shown(path)} holds half a character at position {error.start}: "
-            f"type it again."
+            f"The new caption for {shown(path)} holds half a character at position {error.start}: type it again."
         ) from error
 
 
@@ -153,12 +147,35 @@ def split(caption: str) -> list[str]:
     >>> split(r"moss, hat,, fate \(a, b\), blue hair")
     ['moss', 'hat', 'fate \\(a, b\\)', 'blue hair']
     """
-    tags, start = [], 0
+    return [tag for piece in pieces(caption) if (tag := piece.strip())]
+
+
+def pieces(caption: str) -> list[str]:
+    """What stands between the commas, white space and all: `",".join` of it is the caption again."""
+    found, start = [], 0
     for comma in _commas(caption):
-        tags.append(caption[start:comma])
+        found.append(caption[start:comma])
         start = comma + 1
-    tags.append(caption[start:])
-    return [tag.strip() for tag in tags if tag.strip()]
+    return [*found, caption[start:]]
+
+
+def rewrite(caption: str, change: Callable[[str], Iterable[str]]) -> str:
+    """Each tag becomes what `change` makes of it: itself, other tags, or nothing.
+
+    Whatever stays keeps its white space and line breaks; a caption of which all stays is returned as it is.
+    """
+    kept: list[str] = []
+    changed = False
+    for piece in pieces(caption):
+        tag = piece.strip()
+        new = list(change(tag)) if tag else [tag]
+        if new == [tag]:
+            kept.append(piece)
+            continue
+        changed = True
+        before = piece[: len(piece) - len(piece.lstrip())]
+        kept += [(" " if at else before) + text for at, text in enumerate(new)]
+    return ",".join(kept).strip() if changed else caption
 
 
 def join(tags: Iterable[str]) -> str:
@@ -177,9 +194,7 @@ def same(tag: str) -> str:
 
 def dedupe(caption: str) -> str:
     """Each tag once, where it stood first and as it was written there."""
-    tags = split(caption)
-    once = _first_of_each(tags)
-    return caption if len(once) == len(tags) else join(once)
+    return rewrite(caption, _once(lambda tag: [tag]))
 
 
 def with_trigger(caption: str, trigger: str) -> str:
@@ -210,18 +225,17 @@ def merge(old: str, new: Iterable[str]) -> str:
 
 
 def remove(caption: str, tags: Iterable[str]) -> str:
-    """Without these tags; the caption itself when it has none of them."""
-    tags, there = list(tags), split(caption)
-    return join(_without(there, tags)) if _having(there, tags) else caption
+    """Without these tags; everything else stays as it was typed."""
+    unwanted = {same(tag) for tag in tags}
+    return rewrite(caption, lambda tag: [] if same(tag) in unwanted else [tag])
 
 
 def replace(caption: str, replacements: Mapping[str, str]) -> str:
     """Each tag that is a key becomes its value (several tags, or none: ""); no tag appears twice then."""
     table = {same(old): split(new) for old, new in replacements.items()}
-    tags = split(caption)
-    if not any(same(tag) in table for tag in tags):
+    if not any(same(tag) in table for tag in split(caption)):
         return caption
-    return join(_first_of_each(new for tag in tags for new in table.get(same(tag), [tag])))
+    return rewrite(caption, _once(lambda tag: table.get(same(tag), [tag])))
 
 
 def _commas(caption: str) -> list[int]:
@@ -243,6 +257,18 @@ def _commas(caption: str) -> list[int]:
             (inside if opened else commas).append(at)
         at += 2 if two in ("\\(", "\\)", "\\\\") else 1
     return commas + inside
+
+
+def _once(change: Callable[[str], Iterable[str]]) -> Callable[[str], list[str]]:
+    """`change`, without what it gave before."""
+    seen: set[str] = set()
+
+    def new(tag: str) -> list[str]:
+        fresh = [text for text in _first_of_each(change(tag)) if same(text) not in seen]
+        seen.update(map(same, fresh))
+        return fresh
+
+    return new
 
 
 def _first_of_each(tags: Iterable[str]) -> list[str]:

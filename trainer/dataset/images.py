@@ -8,7 +8,7 @@ import hashlib
 import os
 import stat
 import warnings
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer.dataset import colour
 from trainer.dataset.ahead import ahead
 from trainer.dataset.buckets import Placement
+from trainer.dataset.measure import Looks, measure, preview
 from trainer.dataset.names import listed, natural, shown
 from trainer.errors import UserError
 
@@ -62,6 +63,9 @@ class Picture:
     """At least one pixel is not opaque."""
     bytes: int = field(default=0, compare=False)
     mtime_ns: int = field(default=0, compare=False)
+    turned: bool = False
+    """Stored lying down or mirrored; its EXIF orientation puts it upright."""
+    looks: Looks = field(default=Looks(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -97,10 +101,15 @@ def files(folder: Path, endings: Container[str]) -> list[Path]:
 def scan(folder: Path, *, known: Mapping[Path, Picture] | None = None) -> list[Picture]:
     """All pictures under `folder`, each one decoded completely to prove that it can be.
 
-    `known` holds pictures of an earlier scan by path; those with the same size and time stamp are not read
-    again. Raises UserError for a missing or empty folder, and one that names every broken file.
+    `index.scan` remembers between calls and processes. `known` holds pictures of an earlier scan by path; those with
+    the same size and time stamp are not read again. Raises UserError for a missing or empty folder, and one that
+    names every broken file.
     """
-    pictures, broken = survey(folder, known=known)
+    return whole(folder, *survey(folder, known=known))
+
+
+def whole(folder: Path, pictures: list[Picture], broken: list[Broken]) -> list[Picture]:
+    """The pictures of a survey. Raises UserError that names every broken file."""
     if broken:
         subject, object = ("A picture", "it") if len(broken) == 1 else (f"{len(broken)} pictures", "them")
         names = listed([str(file) for file in broken], separator="; ")
@@ -111,18 +120,26 @@ def scan(folder: Path, *, known: Mapping[Path, Picture] | None = None) -> list[P
     return pictures
 
 
-def survey(
-    folder: Path, *, known: Mapping[Path, Picture] | None = None
-) -> tuple[list[Picture], list[Broken]]:
+def survey(folder: Path, *, known: Mapping[Path, Picture] | None = None) -> tuple[list[Picture], list[Broken]]:
     """Like `scan`, but broken files are returned instead of raised."""
+    pictures: list[Picture] = []
+    broken: list[Broken] = []
+    for outcome in examine(some(folder), known=known):
+        (pictures if isinstance(outcome, Picture) else broken).append(outcome)
+    return pictures, broken
+
+
+def some(folder: Path) -> list[Path]:
+    """Like `find`, but raises UserError, with what is there instead, when there is no picture."""
     paths = find(folder)
     if not paths:
         raise UserError(_nothing_found(folder))
-    pictures: list[Picture] = []
-    broken: list[Broken] = []
-    for outcome in ahead(lambda path: _examine(path, known or {}), paths):
-        (pictures if isinstance(outcome, Picture) else broken).append(outcome)
-    return pictures, broken
+    return paths
+
+
+def examine(paths: Iterable[Path], *, known: Mapping[Path, Picture] | None = None) -> Iterator[Picture | Broken]:
+    """Each file's verdict, in order, read on threads a little ahead of the one who takes them."""
+    return ahead(lambda path: _examine(path, known or {}), paths)
 
 
 def open_rgb(path: Path, *, notes: list[str] | None = None) -> Image.Image:
@@ -151,9 +168,7 @@ def _opened(path: Path, see: Callable[[Image.Image], Result]) -> Result:
     path = Path(path)
     try:
         with open(path, "rb") as file:
-            return see(_decode(file))
-    except _Unusable as error:
-        raise UserError(f"{shown(path)} {error}. Repair or remove it, then run the command again.") from error
+            return see(decode(path, file))
     except OSError as error:
         raise UserError(f"{shown(path)} cannot be opened: {error.strerror or error}.") from error
 
@@ -163,6 +178,14 @@ def fit(image: Image.Image, placement: Placement) -> Image.Image:
     if image.size != placement.size:
         raise ValueError(f"placement is for {placement.size} pixels and the picture has {image.size}")
     return image.resize(placement.scaled, Image.Resampling.LANCZOS).crop(placement.crop)
+
+
+def decode(path: Path, file: IO[bytes]) -> Image.Image:
+    """The opened file's first frame as it is stored, decoded in full. Raises UserError naming the file."""
+    try:
+        return _decode(file)
+    except _Unusable as error:
+        raise UserError(f"{shown(path)} {error}. Repair or remove it, then run the command again.") from error
 
 
 class _Unusable(Exception):
@@ -223,10 +246,13 @@ def _read(path: Path, file: IO[bytes], status: os.stat_result) -> Picture:
     image = _decode(file)
     width, height = colour.size_as_shown(image)
     has_alpha = colour.alpha_of(image) is not None
+    turn = colour.orientation(image)
+    looks = measure(colour.turned(colour.to_rgb(preview(image)), turn))
     frames = _frames(image)
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Picture(path, width, height, digest, frames, has_alpha, status.st_size, status.st_mtime_ns)
+    stamp = status.st_size, status.st_mtime_ns
+    return Picture(path, width, height, digest, frames, has_alpha, *stamp, turn != 1, looks)
 
 
 def _frames(image: Image.Image) -> int:

@@ -66,9 +66,7 @@ class Journal:
         self.folder = Path(folder)
         self.path = self.folder / NAME
 
-    def write(
-        self, changes: Mapping[Path, bytes | None], operation: str, *, id: str | None = None
-    ) -> str | None:
+    def write(self, changes: Mapping[Path, bytes | None], operation: str, *, id: str | None = None) -> str | None:
         """Set the files to these contents (None removes one), journal first.
 
         Files that hold the content already are left alone; returns the operation's id, or None when there
@@ -187,8 +185,7 @@ class Journal:
             lock.acquire()
         except OSError as error:
             raise UserError(
-                f"{shown(self.folder)} cannot be written ({error.strerror}): choose a folder that you may "
-                f"write to."
+                f"{shown(self.folder)} cannot be written ({error.strerror}): choose a folder that you may write to."
             ) from error
         try:
             yield
@@ -224,9 +221,7 @@ def _inside(name: str) -> bool:
 
 
 def _packed(step: Mapping[str, tuple[bytes | None, bytes | None]]) -> list[dict]:
-    return [
-        {"file": f, "before": _pack(before), "after": _pack(after)} for f, (before, after) in step.items()
-    ]
+    return [{"file": f, "before": _pack(before), "after": _pack(after)} for f, (before, after) in step.items()]
 
 
 def _unpacked(changes: list[dict]) -> dict[str, tuple[bytes | None, bytes | None]]:
@@ -283,4 +278,4 @@ def _drop_torn_line(file) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")

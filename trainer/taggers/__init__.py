@@ -1,17 +1,23 @@
-"""Programs that describe pictures with tags: one function a family, named in TAGGERS.
+"""Programs that describe pictures with tags or sentences: one function a family, named in TAGGERS.
 
 `get("wd14:models/wd-vit-tagger-v3")` loads one; what stands after the colon is that family's business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trainer.errors import UserError, nearest
-from trainer.taggers.base import DEFAULTS, Tagger, TagOptions
+from trainer.taggers.base import DEFAULTS, Service, Tagger, TagOptions
+from trainer.taggers.blip import blip
+from trainer.taggers.florence import florence
+from trainer.taggers.server import server
+from trainer.taggers.several import COMBINATIONS, Several
 from trainer.taggers.wd14 import wd14
 
-TAGGERS: dict[str, Callable[[str], Tagger]] = {"wd14": wd14}
+TAGGERS: dict[str, Callable[[str], Tagger]] = {"wd14": wd14, "blip": blip, "florence": florence, "server": server}
 
-__all__ = ["DEFAULTS", "TAGGERS", "TagOptions", "Tagger", "get"]
+__all__ = ["COMBINATIONS", "DEFAULTS", "TAGGERS", "Service", "Several", "TagOptions", "Tagger", "get", "get_all"]
+
+_WHERE = {"server": "ADDRESS"}
 
 
 def get(spec: str) -> Tagger:
@@ -20,7 +26,13 @@ def get(spec: str) -> Tagger:
     if family not in TAGGERS:
         raise UserError(f"Unknown tagger '{family}': {nearest(family, TAGGERS)}")
     if not where:
-        raise UserError(
-            f"'{spec}' does not say where the model is: write {family}:FOLDER or {family}:OWNER/MODEL."
-        )
+        place = _WHERE.get(family, f"FOLDER or {family}:OWNER/MODEL")
+        raise UserError(f"'{spec}' does not say where the model is: write {family}:{place}.")
     return TAGGERS[family](where)
+
+
+def get_all(specs: Sequence[str], how: str = "union") -> Tagger:
+    """One tagger of one or several specs; `how` their answers are combined is a key of COMBINATIONS."""
+    if how not in COMBINATIONS:
+        raise UserError(f"Unknown way '{how}' to combine taggers: {nearest(how, COMBINATIONS)}")
+    return get(specs[0]) if len(specs) == 1 else Several([get(spec) for spec in specs], how)

@@ -5,8 +5,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from trainer.dataset import captions
+from trainer.dataset.tags import is_prose
+
 Tags = list[tuple[str, float]]
 """(tag, probability 0 to 1), most probable first."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a server is asked."""
+
+    timeout: float = 120.0
+    """Seconds to wait for one answer."""
+    retries: int = 3
+    """Further tries when there is no answer or the server is busy."""
+    pause: float = 1.0
+    """Seconds before the first of them, twice as long before each further one; unless the server names a time."""
+    rate: float = 0.0
+    """Requests that may start in a second; 0 sets no limit."""
+    parallel: int = 2
+    """Requests under way at once."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +46,26 @@ class TagOptions:
     """Tags that are never written, in any spelling."""
     replace: Mapping[str, str] = field(default_factory=dict)
     """Tag -> what to write for it, in any spelling."""
+    prompt: str = ""
+    """What models on a server are asked; {name} and {caption} are filled in. Empty: a question of our own."""
+    service: Service = Service()
 
 
 DEFAULTS = TagOptions()
+
+
+def as_tags(text: str, options: TagOptions) -> Tags:
+    """What a captioner wrote: sentences as one piece, a list of tags as tags; exclusions and replacements applied.
+
+    Captioners give no probabilities, so all of it counts as sure.
+    """
+    if not text:
+        return []
+    pieces = [text] if is_prose(text) else captions.split(text)
+    unwanted = {captions.same(tag) for tag in options.exclude}
+    table = {captions.same(old): new for old, new in options.replace.items()}
+    kept = [table.get(captions.same(tag), tag) for tag in pieces if captions.same(tag) not in unwanted]
+    return [(tag, 1.0) for tag in kept if tag]
 
 
 class Tagger(Protocol):

@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from trainer import toybox
 from trainer.dataset import captions, images
 from trainer.dataset.ahead import ahead
 from trainer.dataset.names import shown
 from trainer.errors import UserError
 from trainer.taggers.base import DEFAULTS, Tagger, TagOptions, Tags
+from trainer.taggers.sources import located
 
 # Danbooru's categories, as the CSV numbers them; 9 is SmilingWolf's for the ratings.
 GENERAL, CHARACTER, RATING = 0, 4, 9
@@ -31,7 +31,7 @@ def wd14(where: str) -> Tagger:
 
     Raises UserError, with the layout that is needed, when the model is not there or is no WD tagger.
     """
-    return WD14(_located(where))
+    return WD14(located(where, ((MODEL,), (LABELS,)), _layout))
 
 
 class WD14:
@@ -178,44 +178,11 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
 # --- where the model is ---
 
 
-def _located(where: str) -> Path:
-    folder = toybox.located(where)
-    if folder.is_dir():
-        missing = [name for name in (MODEL, LABELS) if not (folder / name).is_file()]
-        if missing:
-            raise UserError(f"{shown(folder)} holds no {' and no '.join(missing)}: {_layout(folder)}")
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", where) or where.startswith("."):
-        raise UserError(f"The tagger folder {shown(folder)} does not exist: {_layout(folder)}")
-    return _from_hub(where)
-
-
 def _layout(folder: Path) -> str:
     return (
         f"put {MODEL} and {LABELS} of a WD14 tagger there, as {shown(folder / MODEL)} and "
         f"{shown(folder / LABELS)} (for example from huggingface.co/SmilingWolf/wd-vit-tagger-v3)."
     )
-
-
-def _from_hub(id: str) -> Path:
-    """The folder of a hub model in the local cache, fetched if it is not there yet."""
-    from huggingface_hub import snapshot_download
-
-    wanted = {"allow_patterns": [MODEL, LABELS]}
-    try:
-        folder = Path(snapshot_download(id, local_files_only=True, **wanted))
-        if all((folder / name).is_file() for name in (MODEL, LABELS)):
-            return folder
-    except Exception:  # not in the cache (the reasons differ by version): ask the hub
-        pass
-    try:
-        folder = Path(snapshot_download(id, **wanted))
-    except Exception as error:  # no network, no such model, not allowed, disk full: the library's own types
-        raise UserError(
-            f"The tagger {id} is neither a folder here nor could it be fetched from the hub "
-            f"({type(error).__name__}): {_layout(Path('models') / id.split('/')[1])}"
-        ) from error
-    return _located(str(folder))
 
 
 # --- the files ---
@@ -249,9 +216,7 @@ def _open_session(path: Path):
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # onnxruntime raises types of its own for each kind of damage
         reason = shown(" ".join(str(error).split()))[:160]
-        raise UserError(
-            f"{shown(path)} cannot be loaded as an ONNX model ({reason}): fetch it again."
-        ) from error
+        raise UserError(f"{shown(path)} cannot be loaded as an ONNX model ({reason}): fetch it again.") from error
 
 
 def _input_size(shape: Sequence, folder: Path) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """The check finds what is wrong, says what to do, and its score moves the right way."""
 
-import pytest
-from PIL import Image
+import random
 
-from trainer.dataset import health
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from trainer.dataset import health, images
 from trainer.errors import UserError
 
 
@@ -54,12 +56,12 @@ def test_each_kind_is_found(good):
         "4.png": {"caption shared"},
         "copy.png": {"no caption", "duplicate"},
         "tiny.png": {"no caption", "small"},
-        "long.png": {"no caption", "cropped"},
+        "long.png": {"no caption", "extreme"},
         "broken.png": {"broken"},
         "phone.HEIC": {"foreign"},
         "lost.txt": {"orphan"},
-        "moving.gif": {"no caption", "animated"},
-        "clear.png": {"no caption", "alpha"},
+        "moving.gif": {"no caption", "animated", "odd colours"},
+        "clear.png": {"no caption", "alpha", "odd colours"},
     }
     for name, wanted in expected.items():
         assert kinds(report, name) == wanted, name
@@ -104,3 +106,51 @@ def test_few_pictures_are_a_hint(tmp_path):
 def test_no_folder_is_an_error(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         health.check(tmp_path / "nowhere")
+
+
+def scene(path, size=(512, 512), seed=0, blur=0, **options):
+    rng = random.Random(seed)
+    picture = Image.new("RGB", size, (120 + seed, 120, 120))
+    for _ in range(30):
+        box = sorted(rng.choices(range(size[0]), k=2)), sorted(rng.choices(range(size[1]), k=2))
+        corners = (box[0][0], box[1][0], box[0][1] + 1, box[1][1] + 1)
+        ImageDraw.Draw(picture).rectangle(corners, fill=tuple(rng.choices(range(256), k=3)))
+    picture.filter(ImageFilter.GaussianBlur(blur)).save(path, **options)
+    return picture
+
+
+def test_what_pictures_show_is_looked_at(tmp_path):
+    for seed in range(12):
+        scene(tmp_path / f"{seed}.png", seed=seed)
+    scene(tmp_path / "again.jpg", seed=3, quality=60)
+    scene(tmp_path / "soft.png", seed=20, blur=6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    scene(tmp_path / "lying.jpg", seed=30, exif=exif)
+    Image.effect_noise((512, 512), 20).point(lambda v: v // 9).save(tmp_path / "night.png")
+    report = health.check(tmp_path)
+    bare = {"no caption"}
+    assert kinds(report, "again.jpg") | kinds(report, "3.png") == bare | {"near duplicate"}
+    assert kinds(report, "soft.png") == bare | {"blurry"}
+    assert kinds(report, "lying.jpg") == bare | {"turned"}
+    assert "odd colours" in kinds(report, "night.png")
+    assert all(kinds(report, f"{seed}.png") == bare for seed in range(12) if seed != 3)
+
+
+def test_what_captions_say_is_looked_at(good):
+    for number in range(8, 11):
+        draw(good / f"{number}.png", colour=number)
+    for number in range(11):
+        (good / f"{number}.txt").write_text(f"moss, blue hair, red hat, pose {number}")
+    (good / "1.txt").write_text("moss, blue hair, red hat, pose 0")
+    (good / "2.txt").write_text("moss, " + ", ".join(f"thing {n}" for n in range(30)))
+    report = health.check(good, trigger="moss")
+    assert kinds(report, "1.png") == {"repeated caption"} and kinds(report, "2.png") == {"long caption"}
+    folder = [finding.what for finding in report.findings if finding.kind == "unbalanced"]
+    assert folder == ["'red hat' is in 10 of 11 captions, so it is learned along with the subject"]
+
+
+def test_the_index_spares_the_second_check_all_reading(good, monkeypatch):
+    first = health.check(good)
+    monkeypatch.setattr(images, "_decode", None)
+    assert health.check(good) == first

@@ -139,6 +139,16 @@ def test_batches_of_any_shape_keep_the_order(tmp_path, batch, side):
         assert dict(tags)["blue hair"] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "batch"), [("input_1:0", "unk__1"), ("input", "batch_size"), ("input", 1)], ids=["v2", "v3", "v3-large"]
+)
+def test_the_released_layouts(tmp_path, name, batch):
+    """v2 exports come from Keras (`input_1:0`), v3 from timm; all name ratings first, then tags, then characters."""
+    tagger = WD14(make_model(tmp_path / "m", side=448, batch=batch, name=name))
+    [(_, tags)] = tagger.tag([picture(tmp_path / "a.png", (0, 250, 0))], TagOptions(ratings=True))
+    assert [tag for tag, _ in tags] == ["green hat", r"saber \(fate\)", "general"] and tagger.size == 448
+
+
 def test_a_broken_picture_is_named(tmp_path, model):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(UserError, match="a.png is empty"):
@@ -153,7 +163,7 @@ def test_stopping_early_leaves_no_threads_waiting(tmp_path, model):
 
 
 def test_unknown_families_and_missing_folders(tmp_path):
-    assert list(TAGGERS) == ["wd14"]
+    assert list(TAGGERS) == ["wd14", "blip", "florence", "server"]
     with pytest.raises(UserError, match="Unknown tagger 'wd1': did you mean 'wd14'"):
         get("wd1:x")
     with pytest.raises(UserError, match="write wd14:FOLDER"):

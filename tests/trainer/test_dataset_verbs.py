@@ -1,0 +1,130 @@
+"""`lora-studio dataset …`: every verb, its JSON and its dry run, on a real folder."""
+
+import json
+import random
+
+import pytest
+from PIL import Image, ImageDraw
+from typer.testing import CliRunner
+
+from trainer.cli import app
+from trainer.dataset import captions
+from trainer.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(9):
+        rng = random.Random(number)
+        picture = Image.new("RGB", (300, 200 + 20 * number), tuple(rng.choices(range(256), k=3)))
+        for _ in range(10):
+            x, y = rng.randrange(250), rng.randrange(150)
+            ImageDraw.Draw(picture).rectangle((x, y, x + 60, y + 40), fill=tuple(rng.choices(range(256), k=3)))
+        picture.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"moss, blue hair, hair, pose {number}")
+    picture.resize((150, 180)).save(folder / "copy.png")
+    return folder
+
+
+def run(*words, json_too=True):
+    result = CliRunner().invoke(app, ["dataset", *map(str, words), *(["--json"] if json_too else [])])
+    if result.exception:
+        raise result.exception
+    assert result.exit_code == 0
+    return json.loads(result.stdout) if json_too else result.stdout
+
+
+def bytes_of(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.suffix in (".txt", ".png", ".json")
+    }
+
+
+def test_tags(folder):
+    found = run("tags", folder, "--where", "tag:pose 1 OR tag:pose 2")
+    assert [entry["file"] for entry in found["pictures"]] == ["1.png", "2.png"]
+    assert found["tags"]["blue hair"] == 2
+    pairs = run("tags", folder, "--pairs")
+    assert pairs[0]["captions"] == 9 and "blue hair" in run("tags", folder, json_too=False)
+    assert len(run("tags", folder, "--where", "height:>=340 AND NOT missing:caption")["pictures"]) == 2
+    assert [entry["file"] for entry in run("tags", folder, "--where", "issue:near duplicate")["pictures"]] == [
+        "copy.png"
+    ]
+
+
+def test_edit_and_undo(folder):
+    before = bytes_of(folder)
+    dry = run("edit", folder, "prune", "--dry-run")
+    assert len(dry["changes"]) == 9 and dry["notes"] == ["hair: said by blue hair"] and bytes_of(folder) == before
+    assert run("edit", folder, "prune", "--where", "tag:pose 3")["changes"] == [
+        {"file": "3.png", "before": "moss, blue hair, hair, pose 3", "after": "moss, blue hair, pose 3"}
+    ]
+    assert "the trigger word learns it" in " ".join(run("edit", folder, "absorb", json_too=False).split())
+    assert captions.read(folder / "3.txt") == "moss, pose 3"
+    assert run("undo", folder, "--dry-run")["operation"] == "absorb"
+    assert run("undo", folder)["operation"] == "absorb" and run("undo", folder)["files"] == ["3.txt"]
+    assert bytes_of(folder) == before and run("undo", folder)["operation"] == ""
+
+
+def test_convert(folder):
+    before = bytes_of(folder)
+    assert len(run("convert", folder, "--to", "kohya", "--dry-run")["files"]) == 9 and bytes_of(folder) == before
+    assert run("convert", folder, "--to", "kohya")["from"] == "txt"
+    assert len(json.loads((folder / "meta_cap.json").read_text())) == 9
+    with pytest.raises(UserError, match="holds txt and kohya; say which"):
+        run("convert", folder, "--to", "metadata")
+    assert run("edit", folder, "trigger", "cat", "--format", "kohya")["changes"][0]["after"].startswith("cat, moss")
+    run("undo", folder), run("undo", folder)
+    assert bytes_of(folder) == before
+
+
+def test_check_and_fix(folder):
+    found = run("check", folder, "--trigger", "moss", "--resolution", 256)
+    assert {f["kind"] for f in found["findings"]} >= {"near duplicate", "no caption"} and found["score"] < 100
+    before = bytes_of(folder)
+    assert run("check", folder, "--fix", "near duplicate", "--dry-run")["fixes"][0]["aside"] == ["copy.png"]
+    assert bytes_of(folder) == before
+    better = run("check", folder, "--trigger", "moss", "--resolution", 256, "--fix", "near duplicate")
+    assert better["score"] > found["score"] and not (folder / "copy.png").exists()
+    assert "/100" in run("check", folder, json_too=False)
+    run("undo", folder)
+    assert bytes_of(folder) == before
+
+
+def test_dedupe(folder):
+    assert run("dedupe", folder, "--exact")["groups"] == []
+    assert run("dedupe", folder, "--dry-run")["aside"] == ["copy.png"] and (folder / "copy.png").exists()
+    run("dedupe", folder)
+    assert not (folder / "copy.png").exists()
+    run("undo", folder)
+    assert (folder / "copy.png").exists()
+
+
+def test_split(folder, tmp_path):
+    listed = run("split", folder, "--share", 0.3)
+    assert len(listed["heldout"]) == 3 and ("8.png" in listed["heldout"]) == ("copy.png" in listed["heldout"])
+    run("split", folder, "--share", 0.3, "--to", tmp_path / "two", "--dry-run")
+    assert not (tmp_path / "two").exists()
+    run("split", folder, "--share", 0.3, "--to", tmp_path / "two")
+    assert sorted(p.name for p in (tmp_path / "two/heldout").glob("*.png")) == sorted(listed["heldout"])
+    assert len(list((tmp_path / "two").rglob("*.txt"))) == 9
+    assert json.loads((tmp_path / "two/split.json").read_text())["heldout"] == listed["heldout"]
+
+
+def test_sheet_buckets_prepare(folder, tmp_path):
+    assert len(run("sheet", folder, "--dry-run")["pictures"]) == 10 and not (tmp_path / "set-sheet.png").exists()
+    run("sheet", folder, "--where", "tag:moss", "--resolution", 256)
+    assert (tmp_path / "set-sheet.png").exists()
+    with pytest.raises(UserError, match="No picture in .* fits 'tag:nothing'"):
+        run("sheet", folder, "--where", "tag:nothing")
+    laid = run("buckets", folder, "--resolution", 256, "--batch-size", 2)
+    assert len(laid["pictures"]) == 10 and laid["steps"] == sum(line["batches"] for line in laid["buckets"])
+    assert run("buckets", folder, "--suggest")[0]["lost"] <= 0.2
+    assert "steps an epoch" in run("buckets", folder, json_too=False)
+    assert run("prepare", folder, "--to", tmp_path / "new", "--dry-run")["would_make"] == 10
+    made = run("prepare", folder, "--to", tmp_path / "new", "--crop", "salient", "--ratio", "1:1")
+    assert len(made) == 10 and all(one["scaled"][0] == one["scaled"][1] for one in made)

@@ -1,0 +1,209 @@
+"""Pictures are never deleted: what a fix takes out of a folder waits in `.originals/` inside it, and comes back.
+
+`FOLDER/.originals/moves.jsonl` holds one JSON object a line and only ever grows:
+
+    {"id": …, "time": …, "operation": "duplicate", "moves": [["a.png", ".originals/ID/a.png"]], "made": ["a-2.png"]}
+    {"undo": id, "time": …}
+
+The line is on the disk before the first file moves, and every step can be taken twice, so a crash in between loses
+nothing: undo brings back whatever has moved.
+"""
+
+import glob
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+
+from trainer.dataset import captions
+from trainer.dataset.journal import Operation
+from trainer.dataset.names import shown
+from trainer.errors import UserError
+
+FOLDER = ".originals"
+RECORD = "moves.jsonl"
+COMPANIONS = (".txt", ".caption")
+"""Files of the same name that go where their picture goes."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One time that files were set aside."""
+
+    id: str
+    time: str
+    """UTC, ISO 8601."""
+    operation: str
+    moves: tuple[tuple[str, str], ...]
+    """(relative path, where it is now)."""
+    made: tuple[str, ...]
+    """Files that were written in their place."""
+
+
+def companions(picture: Path) -> list[Path]:
+    """The picture's caption files, unless another picture of that name needs them too."""
+    picture = Path(picture)
+    found = [path for ending in COMPANIONS if (path := picture.with_suffix(ending)).exists() and path != picture]
+    if not found:
+        return []
+    others = {other for other in picture.parent.glob(glob.escape(picture.stem) + ".*") if other.stem == picture.stem}
+    return [] if others - {picture, *found} else found
+
+
+def set_aside(
+    folder: Path,
+    paths: Sequence[Path],
+    operation: str,
+    *,
+    make: Mapping[Path, Callable[[Path], None]] | None = None,
+) -> str | None:
+    """Move these files into `.originals/`, and let `make` write new files once that is done.
+
+    `make`: path of a new file -> what writes it atomically, given that path. Returns the id, None for nothing to do.
+    Raises UserError when the folder cannot be written.
+    """
+    folder = Path(folder)
+    paths = list(dict.fromkeys(map(Path, paths)))
+    if not paths and not make:
+        return None
+    id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:4]}"
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    moves = [[name, f"{FOLDER}/{id}/{name}"] for name in names]
+    taken = [path for path in make or {} if path.exists() and path not in paths]
+    if taken:
+        raise UserError(f"{shown(taken[0])} exists already: rename it, then run the command again.")
+    made = [path.relative_to(folder).as_posix() for path in make or {}]
+    _append(folder, {"id": id, "time": _now(), "operation": operation, "moves": moves, "made": made})
+    for name, to in moves:
+        _move(folder / name, folder / to)
+    for path, write in (make or {}).items():
+        write(path)
+    return id
+
+
+def history(folder: Path) -> list[Removal]:
+    """What has been set aside and not been brought back, oldest first. Raises UserError for a damaged record."""
+    path = Path(folder) / FOLDER / RECORD
+    found: dict[str, Removal] = {}
+    if not path.exists():
+        return []
+    lines = captions.content(path).split(b"\n")[:-1]  # a last line without its break was never finished
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            if "undo" in entry:
+                found.pop(entry["undo"])
+                continue
+            moves = tuple((_inside(name), _inside(to)) for name, to in entry["moves"])
+            made = tuple(map(_inside, entry["made"]))
+            found[entry["id"]] = Removal(_inside(entry["id"]), entry["time"], entry["operation"], moves, made)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"Line {number} of {shown(path)} cannot be read: move the files in {FOLDER} back by hand."
+            ) from error
+    return list(found.values())
+
+
+def bring_back(folder: Path) -> list[Path]:
+    """Undo the newest removal: its files return, what was made in their place goes where they were.
+
+    Raises UserError, before anything moves, when another file stands in the place of one.
+    """
+    folder = Path(folder)
+    removals = history(folder)
+    if not removals:
+        return []
+    newest = removals[-1]
+    blocked = [
+        name
+        for name, to in newest.moves
+        if (folder / to).exists() and (folder / name).exists() and name not in newest.made
+    ]
+    if blocked:
+        raise UserError(f"{shown(blocked[0])} has been made anew since: rename it, then undo again.")
+    for name in newest.made:
+        # Not when the original is back already: undo was interrupted, and what stands there is the original.
+        back = any(name == own and not (folder / to).exists() for own, to in newest.moves)
+        if (folder / name).exists() and not back:
+            _move(folder / name, folder / FOLDER / newest.id / "made" / name)
+    for name, to in newest.moves:
+        _move(folder / to, folder / name)
+    _append(folder, {"undo": newest.id, "time": _now()})
+    return [folder / name for name, _ in newest.moves]
+
+
+def undo(folder: Path, *, force: bool = False) -> tuple[str, list[Path]]:
+    """Take back the newest thing done to the folder, be it an edit or a removal: (its name, files touched).
+
+    ("", []) when there is nothing to undo.
+    """
+    last = _last(folder)
+    if last is None:
+        return "", []
+    name = last.operation if isinstance(last, Removal) else last.name
+    return name, bring_back(folder) if isinstance(last, Removal) else captions.undo(folder, force=force)
+
+
+def newest(folder: Path) -> tuple[str, list[Path]]:
+    """What `undo` would take back."""
+    last = _last(folder)
+    if isinstance(last, Removal):
+        return last.operation, [Path(folder) / name for name, _ in last.moves]
+    return (last.name, [Path(folder) / name for name in last.files]) if last else ("", [])
+
+
+def _last(folder: Path) -> Removal | Operation | None:
+    done: list[Removal | Operation] = [o for o in captions.history(folder) if not o.undone]
+    # Sorting is stable, so of two at the same moment the removal is the newer one.
+    ordered = sorted([*done[-1:], *history(folder)[-1:]], key=lambda one: _when(one.time))
+    return ordered[-1] if ordered else None
+
+
+def _move(source: Path, target: Path) -> None:
+    if not os.path.lexists(source):
+        return  # moved already, before a crash
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            raise UserError(f"{shown(target)} is in the way: move it, then run the command again.")
+        os.rename(source, target)
+    except OSError as error:
+        raise UserError(f"{shown(source)} cannot be moved: {error.strerror or error}.") from error
+
+
+def _append(folder: Path, entry: dict) -> None:
+    path = folder / FOLDER / RECORD
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with open(path, "ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size:
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)  # a line that a crash cut off
+            file.write(json.dumps(entry).encode("ascii") + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{shown(path)} cannot be written ({error.strerror}), so no picture is moved.") from error
+
+
+def _inside(name: str) -> str:
+    """A record can come with a downloaded folder, so it must not reach outside of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.name or (os.name == "nt" and set(name) & set("\\:")):
+        raise ValueError(name)
+    return name
+
+
+def _when(time: str) -> float:
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,172 @@
+"""What can be done about a finding: one function a kind, in FIXES; nothing is deleted and all of it can be undone.
+
+Pictures that go, or are replaced, wait in `.originals/` (see `aside.py`); captions go through the journal.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from trainer.dataset import aside, buckets, captions, edit, images, prepare
+from trainer.dataset.findings import Finding
+from trainer.dataset.names import listed, shown
+from trainer.errors import UserError, nearest
+
+
+@dataclass
+class Repair:
+    """What a fix would do to a folder."""
+
+    kind: str
+    aside: list[Path] = field(default_factory=list)
+    """Files that move to `.originals/`."""
+    make: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
+    """New file -> what writes it."""
+    texts: dict[Path, str] = field(default_factory=dict)
+    """Caption file -> new text."""
+
+    def __str__(self) -> str:
+        parts = [f"sets aside {listed([shown(path.name) for path in self.aside])}"] if self.aside else []
+        parts += [f"writes {listed([shown(path.name) for path in self.make])}"] if self.make else []
+        parts += [f"changes {listed([shown(path.name) for path in self.texts])}"] if self.texts else []
+        return f"{self.kind}: {', '.join(parts) or 'nothing to do'}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What some fixes need to know."""
+
+    trigger: str = ""
+    extension: str = captions.EXTENSION
+    resolution: int = 512
+
+
+def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()) -> Repair:  # noqa: B008, frozen
+    """The repair of all findings of one kind. Raises UserError for kinds that only a person can mend."""
+    if kind not in FIXES:
+        raise UserError(f"'{kind}' has no fix that a program could make: {nearest(kind, FIXES)}")
+    paths = list(dict.fromkeys(f.file for f in findings if f.kind == kind and f.file is not None))
+    repair = Repair(kind)
+    FIXES[kind](paths, repair, settings)
+    return repair
+
+
+def apply(folder: Path, repair: Repair) -> None:
+    """Do it; `aside.undo` takes it back. Raises UserError when the folder cannot be written."""
+    name = f"fix {repair.kind}"
+    aside.set_aside(folder, repair.aside, name, make=repair.make)
+    captions.write_captions(folder, repair.texts, name)
+
+
+# --- one function a fix: (files, repair to fill, settings) ---
+
+
+def _set_aside(paths: Sequence[Path], repair: Repair, _) -> None:
+    """Move them away, with their captions."""
+    for path in paths:
+        repair.aside += [path, *aside.companions(path)]
+
+
+def _set_caption_aside(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """Move the caption file away; the picture counts as one without."""
+    repair.aside += [captions.sidecar(path, settings.extension) for path in paths]
+
+
+def _resave(paths: Sequence[Path], repair: Repair, _) -> None:
+    """A PNG as it is trained (upright, sRGB, on white, first frame) in its place."""
+    for path in paths:
+        _replace(path, repair, prepare.resaved)
+
+
+def _crop(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """The part where most is to be seen, in the shape of its bucket, in its place."""
+    shapes = buckets.make_buckets(settings.resolution)
+    for path in paths:
+        bucket = buckets.place(*images.open_rgb(path).size, shapes).bucket
+        _replace(path, repair, partial(_cropped, ratio=bucket[0] / bucket[1]))
+
+
+def _cropped(source: Path, target: Path, ratio: float) -> None:
+    prepare.cropped(source, target, ratio)
+
+
+def _replace(path: Path, repair: Repair, write: Callable[[Path, Path], None]) -> None:
+    """The picture moves away and a PNG of the same name takes its place and its caption."""
+    target = path.with_suffix(".png")
+    if target != path and (target.exists() or target in repair.make):
+        raise UserError(f"{shown(target)} exists already, and {shown(path.name)} would become that: rename one.")
+    repair.aside.append(path)
+    # The source will have moved by then, so it is read from where it went.
+    repair.make[target] = lambda made: write(_moved(path), made)
+
+
+def _moved(path: Path) -> Path:
+    """Where `set_aside` has just put this file."""
+    for parent in path.parents:
+        if (parent / aside.FOLDER / aside.RECORD).exists():
+            name = path.relative_to(parent).as_posix()
+            newest = aside.history(parent)[-1]
+            return parent / dict(newest.moves)[name]
+    raise FileNotFoundError(path)
+
+
+def _trigger_first(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """The trigger word first in the caption, or as the caption."""
+    if not settings.trigger:
+        raise UserError("This fix writes the trigger word into captions: name it with --trigger.")
+    for path in paths:
+        text = captions.caption_of(path, settings.extension) or ""
+        repair.texts[captions.sidecar(path, settings.extension)] = captions.with_trigger(text, settings.trigger)
+
+
+def _shorten(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """Without tags that stand twice or that longer ones say already."""
+    texts = {path: captions.caption_of(path, settings.extension) for path in paths}
+    for change in edit.plan(texts, "prune").changes:
+        texts[change.picture] = change.after
+    for path, text in texts.items():
+        repair.texts[captions.sidecar(path, settings.extension)] = captions.dedupe(text or "")
+
+
+def _rename(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """`cat.jpg` beside `cat.png` becomes `cat-jpg.jpg`, with a copy of the caption."""
+    for path in paths:
+        target = path.with_name(f"{path.stem}-{path.suffix.lstrip('.').lower()}{path.suffix}")
+        repair.aside.append(path)
+        repair.make[target] = lambda made, path=path: _copy(_moved(path), made)
+        caption = captions.sidecar(path, settings.extension)
+        if caption.exists():
+            copy = captions.sidecar(target, settings.extension)
+            repair.make[copy] = lambda made, caption=caption: _copy(caption, made)
+
+
+def _copy(source: Path, target: Path) -> None:
+    from trainer import files
+
+    files.write_bytes(target, source.read_bytes())
+
+
+FIXES: dict[str, Callable[[Sequence[Path], Repair, Settings], None]] = {
+    "broken": _set_aside,
+    "foreign": _set_aside,
+    "duplicate": _set_aside,
+    "near duplicate": _set_aside,
+    "blurry": _set_aside,
+    "small": _set_aside,
+    "odd colours": _set_aside,
+    "orphan": _set_aside,
+    "caption unreadable": _set_caption_aside,
+    "extreme": _crop,
+    "cropped": _crop,
+    "turned": _resave,
+    "alpha": _resave,
+    "animated": _resave,
+    "no caption": _trigger_first,
+    "empty caption": _trigger_first,
+    "trigger missing": _trigger_first,
+    "long caption": _shorten,
+    "caption shared": _rename,
+}
+"""Kind of finding -> fix. Too few pictures, unbalanced tags and captions that repeat need a person (or a tagger);
+several encodings need nothing."""
