@@ -18,6 +18,7 @@ STORIES |= {"explain", "voting"}
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
     ("kohya", "families"): "names and shapes of a family's modules, for types and for telling files apart",
+    ("kohya", "optimizers"): "which of sd-scripts' optimizers there are",
     ("report", "grid"): "the report is the grid in another form: same table",
     ("report", "metrics"): "labels of the scores",
     ("grid", "metrics"): "labels of the scores",

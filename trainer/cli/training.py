@@ -24,10 +24,23 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the LoRA; the data folder's name if left out.")] = "",
     trigger: Annotated[str, typer.Option(help="Trigger word; the first tag that all captions share if left out.")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: adapter.rank=16.")] = None,
+    as_kohya: Annotated[bool, typer.Option(help="Print the same run for kohya's sd-scripts instead.")] = False,
 ):
     """Train a LoRA; every epoch is saved as a finished file."""
     config = configure(preset, base, data, name, trigger, set_ or [])
-    start(config)
+    if as_kohya:
+        print_as_kohya(config)
+    else:
+        start(config)
+
+
+def print_as_kohya(config: TrainConfig) -> None:
+    """A script for sd-scripts on stdout, unstyled, so that it can go into a file."""
+    from trainer import families
+    from trainer.kohya.migrate import as_kohya
+
+    xl = families.detect(families.resolve(config.model.base)).name == "sdxl"
+    print(as_kohya(config, xl=xl), end="")
 
 
 def configure(preset: str, base: str, data: str, name: str, trigger: str, overrides: list[str]) -> TrainConfig:
