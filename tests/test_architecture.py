@@ -13,7 +13,7 @@ CONTRACT |= {"pnginfo", "vote"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "report", "recommend", "environment"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
-STORIES |= {"explain", "voting"}
+STORIES |= {"explain", "voting", "costs", "estimate"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

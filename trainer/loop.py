@@ -49,9 +49,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
 class Trainer:
     """Everything a run holds while it trains."""
 
-    def __init__(
-        self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]
-    ):
+    def __init__(self, run: Run, config: TrainConfig, accelerator: Accelerator, recorder: Recorder, signals: set[int]):
         self.run, self.config, self.accelerator, self.recorder = run, config, accelerator, recorder
         self.signals = signals
         self.started = time.time()
@@ -91,11 +89,14 @@ class Trainer:
         return model
 
     def _release_unused(self) -> None:
-        """The VAE has done its work once the latents are cached; so have text encoders that answer from a cache."""
-        self.model.vae.to("cpu")
+        """The VAE has done its work once the latents are cached; so have text encoders that answer from a cache.
+
+        Their weights are given up, and not only moved: main memory is scarce where the device is the processor.
+        """
+        self.model.vae.to("meta")
         if self.encode.is_cached:
             for encoder in self.model.text_encoders:
-                encoder.to("cpu")
+                encoder.to("meta")
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
@@ -150,6 +151,16 @@ class Trainer:
                 self.recorder.state("stopped", f"Stopped at step {self.position.step}; resume goes on from there.")
                 return
         self.recorder.state("finished", f"{self.epochs} epochs saved in {self.run.path / 'epochs'}.")
+
+    def rehearse(self, updates: int) -> list[float]:
+        """Seconds of each of the first updates, taken in earnest; nothing is saved or recorded."""
+        seconds = []
+        for number in range(updates):
+            started = time.perf_counter()
+            self._update(0, self._updates(0)[number % self.updates_per_epoch])
+            self._pending[2].item()  # waits for the device
+            seconds.append(time.perf_counter() - started)
+        return seconds
 
     def _epoch(self, epoch: int) -> bool:
         """One time through all pictures. False when a stop came in between, whose state is saved then."""
