@@ -98,7 +98,8 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0) ->
         capacity=capacity or _capacity(device),
         training=training,
         loading=0 if device == "cuda" else program + texts + parts["unet"] + _mapped(dummy),
-        caching=weights + round(dummy.caching(size).peak * SLACK),
+        # On a card of its own memory only the part at work lies there before the first step.
+        caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
         file=file,
         disk={
@@ -160,8 +161,13 @@ def _mapped(dummy: Dummy) -> int:
 
 
 def _program(device: str) -> int:
+    """Bytes that are taken before any model is there."""
     if device == "cuda":
         return DRIVER
+    # A run imports these later, and they are not small.
+    import datasets  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
+
     return resident()
 
 

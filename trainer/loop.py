@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainer import checks, environment, families, kohya, losses, optimizers, schedules
 from trainer.adapters import Adapter
-from trainer.batches import Batch, Batches, CaptionEncoder, cache_latents
+from trainer.batches import Batch, Batches, CaptionEncoder, Latents, cache_latents
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -55,11 +55,11 @@ class Trainer:
         self.started = time.time()
         self.examples = self._examples()
         self.model = self._model()
-        latents = cache_latents(self.model, self.examples, CACHE, recorder.preparing)
-        self.encode = CaptionEncoder(self.model, config, self.examples, CACHE)
+        latents = self._latents()
+        self.encode = self._captions()
+        self.model.unet.to(accelerator.device)
         self.batches = Batches(config, self.examples, latents)
         self.adapter = Adapter.attach(self.model, config.adapter, seed=config.loop.seed)
-        self._release_unused()
         self.optimizer = self._optimizer()
         self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
@@ -80,7 +80,8 @@ class Trainer:
         settings = self.config.model
         self.recorder.state("preparing", f"Loading {settings.base}")
         device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
-        model = families.load(settings.base, dtype=dtype, device=device, vae=settings.vae)
+        # Into main memory: until training begins, the device holds only the part that is at work.
+        model = families.load(settings.base, dtype=dtype, vae=settings.vae)
         environment.use_attention(model.unet, settings.attention)
         if settings.gradient_checkpointing:
             environment.use_checkpointing(model, self.config.adapter.text_encoder)
@@ -88,15 +89,22 @@ class Trainer:
             write_json(self.run.path / "environment.json", environment.describe(model, device))
         return model
 
-    def _release_unused(self) -> None:
-        """The VAE has done its work once the latents are cached; so have text encoders that answer from a cache.
-
-        Their weights are given up, and not only moved: main memory is scarce where the device is the processor.
-        """
+    def _latents(self) -> Latents:
+        """The pictures encoded. The VAE's work is done then, and its memory is given up, on any device."""
+        self.model.vae.to(self.accelerator.device)
+        latents = cache_latents(self.model, self.examples, CACHE, self.recorder.preparing)
         self.model.vae.to("meta")
-        if self.encode.is_cached:
+        return latents
+
+    def _captions(self) -> CaptionEncoder:
+        """The text encoders at work, or given up as well when all captions could be encoded now."""
+        for encoder in self.model.text_encoders:
+            encoder.to(self.accelerator.device)
+        encode = CaptionEncoder(self.model, self.config, self.examples, CACHE)
+        if encode.is_cached:
             for encoder in self.model.text_encoders:
                 encoder.to("meta")
+        return encode
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""

@@ -32,10 +32,6 @@ def settings_for(base, **changes):
     return presets.layer(values)
 
 
-def activations(base, **changes) -> int:
-    return estimate(settings_for(base, **changes), []).training["activations and gradients"]
-
-
 def test_the_meter_counts_what_is_alive():
     weight = torch.zeros(100, 10)
     with Meter([weight]) as meter:
@@ -72,17 +68,14 @@ def test_the_outline_counts_what_the_real_model_takes(family, folders):
 
 
 def test_each_choice_shows(folders):
-    base = folders["sd15"]
-    plain = activations(base, loop__batch_size=2)
-    assert activations(base, loop__batch_size=4) > 1.5 * plain
-    assert activations(base, loop__batch_size=2, data__resolution=128) > 2 * plain
-    assert activations(base, loop__batch_size=2, model__gradient_checkpointing=True) < 0.8 * plain
-    alone = estimate(settings_for(base, adapter__text_encoder=False, data__shuffle_tags=False), [])
-    assert alone.training["text encoders"] == 0
-    half = estimate(settings_for(base, model__precision="bf16"), [])
-    assert half.training["UNet"] * 2 == alone.training["UNet"]
-    wide = estimate(settings_for(base, evaluation__batch_size=8), [])
-    assert wide.rendering > alone.rendering
+    dummy = Dummy(settings_for(folders["sd15"]))
+    plain = dummy.training(2, (64, 64), 1, encodes=True).peak
+    assert dummy.training(4, (64, 64), 1, encodes=True).peak > 1.5 * plain
+    assert dummy.training(2, (128, 64), 1, encodes=True).peak > 1.5 * plain
+    assert dummy.rendering(16, (64, 64)).peak > dummy.rendering(2, (64, 64)).peak
+    careful = Dummy(settings_for(folders["sd15"], model__gradient_checkpointing=True, model__precision="bf16"))
+    assert careful.parts["unet"] * 2 == dummy.parts["unet"]
+    assert careful.training(2, (64, 64), 1, encodes=True).peak < 0.8 * plain
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8bit", "AdaFactor"])
@@ -90,6 +83,7 @@ def test_files_and_states_are_as_large_as_foretold(optimizer, folders, tmp_path,
     monkeypatch.chdir(tmp_path)
     run = trainees.make_run(tmp_path, folders["sd15"], loop__epochs=1, adapter__rank=32, optimizer__name=optimizer)
     foretold = estimate(run.config, load_examples(run.config.data))
+    assert foretold.training["text encoders"] > 0  # they are trained
     train(run)
     assert foretold.file == pytest.approx(run.epochs()[0].path.stat().st_size, rel=0.01)
     assert foretold.steps == run.status.progress.steps
@@ -137,3 +131,16 @@ def test_the_command_tells_it(folders, tmp_path, monkeypatch, capsys):
 
     assert "It fits" in said()
     assert "It does not fit" in said("--memory", "0.001")
+
+
+def test_a_run_is_foretold_before_it_starts(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trainees.draw_pictures(tmp_path / "pictures", trainees.SIZES[:1])
+    small = ["data.resolution=64", "loop.epochs=1", "data.repeats=1", "adapter.text_encoder=false"]
+    options = ["--preset", "toybox", "--base", str(folders["sd15"]), "--data", "pictures"]
+    options += [word for change in small for word in ("--set", change)]
+    monkeypatch.setattr(sys, "argv", ["lora-studio", "train", *options])
+    command_line.main()
+    printed = capsys.readouterr().out
+    assert printed.index("Memory for training") < printed.index("Run ")
+    assert "could not be counted" not in printed

@@ -79,5 +79,7 @@ def _from_config(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Mod
 
     with torch.device("meta"):
         if hasattr(cls, "load_config"):  # diffusers
-            return cls.from_config(cls.load_config(path, local_files_only=True)).to(dtype)
-        return cls(CLIPTextConfig.from_pretrained(path, local_files_only=True)).to(dtype)
+            made = cls.from_config(cls.load_config(path, local_files_only=True))
+        else:
+            made = cls(CLIPTextConfig.from_pretrained(path, local_files_only=True))
+    return torch.nn.Module.to(made, dtype)  # diffusers' own `to` warns of what matters only where there are weights

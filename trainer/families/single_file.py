@@ -41,9 +41,7 @@ def _detect(file: Checkpoint) -> str:
     return "sdxl" if any(key.startswith(OPEN_CLIP) for key in file.shapes) else "sd15"
 
 
-def load(
-    family: Family, source: Source, dtype: torch.dtype, vae: str, opened: Checkpoint | None = None
-) -> BaseModel:
+def load(family: Family, source: Source, dtype: torch.dtype, vae: str, opened: Checkpoint | None = None) -> BaseModel:
     """Load a checkpoint in the original layout, with its tokenizers from where `tokenizer_folder` finds them."""
     file = opened or open_checkpoint(source.path)
     tokenizers = [
