@@ -165,8 +165,9 @@ def _program(device: str) -> int:
     if device == "cuda":
         return DRIVER
     # A run imports these later, and they are not small.
-    import datasets  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401
+
+    import datasets  # noqa: F401
 
     return resident()
 
