@@ -160,8 +160,9 @@ def _mapped(dummy: Dummy) -> int:
     return stored if abs(stored - dummy.parts["unet"]) > 0.02 * stored else 0
 
 
+@lru_cache
 def _program(device: str) -> int:
-    """Bytes that are taken before any model is there."""
+    """Bytes that are taken before any model is there; asked once, for counting takes memory too."""
     if device == "cuda":
         return DRIVER
     # A run imports these later, and they are not small.
@@ -236,16 +237,22 @@ def cheapest_change(
 
     `load` gives the pictures for changed settings, since another resolution has other buckets.
     """
-    together: Change = {}
     given = presets.flatten(config.model_dump())
-    for change in _changes(config):
-        together |= change
-        for tried in (change, together):
-            changed = presets.layer(given, tried)
-            found = estimate(changed, load(changed), capacity)
-            if found.fits:
-                return tried, found
-    return None
+
+    def tried(change: Change) -> Estimate:
+        changed = presets.layer(given, change)
+        return estimate(changed, load(changed), capacity)
+
+    changes = list(_changes(config))
+    everything = {path: value for change in changes for path, value in change.items()}
+    if not changes or not tried(everything).fits:
+        return None  # asked first, since each answer takes a while
+    together = [dict(item for change in changes[:end] for item in change.items()) for end in range(2, len(changes))]
+    for change in (*changes, *together):
+        found = tried(change)
+        if found.fits:
+            return change, found
+    return everything, tried(everything)
 
 
 # ── one real step ───────────────────────────────────────────────────────────────────────────────────────
