@@ -15,11 +15,13 @@ COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize", "augmen
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck", "hires", "denoising"}
+STORIES |= {"costs", "estimate"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
     ("adapters", "kohya"): "a file of another rank is fitted with the algebra of files",
     ("kohya", "families"): "names and shapes of a family's modules, for types and for telling files apart",
+    ("kohya", "optimizers"): "which of sd-scripts' optimizers there are",
     ("report", "grid"): "the report is the grid in another form: same table",
     ("report", "metrics"): "labels of the scores",
     ("grid", "metrics"): "labels of the scores",

@@ -81,6 +81,25 @@ def xformers() -> Iterator[Finding]:
         yield Finding("note", f"xformers cannot load beside this torch ({error})", remedy)
 
 
+def memory() -> Iterator[Finding]:
+    """What trains: the card's memory, or the machine's where there is none. What is taken already does not count."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        if total < 6e9:
+            remedy = "Preset sd15-6gb is the smallest; `lora-studio estimate` says whether it fits, and what would."
+            yield Finding("note", f"{total / 1e9:.1f} GB on the card, less than any preset is made for", remedy)
+        elif free < 0.7 * total:
+            remedy = "Close what else uses the card, or the run may not fit."
+            yield Finding("note", f"{free / 1e9:.1f} of {total / 1e9:.1f} GB on the card are free", remedy)
+    free = psutil.virtual_memory().available
+    if free < 8e9:
+        remedy = "A full-size base is loaded through main memory: close other programs, or the machine will swap."
+        yield Finding("note", f"{free / 1e9:.1f} GB of main memory are free", remedy)
+
+
 def disk() -> Iterator[Finding]:
     free = shutil.disk_usage(".").free / 1e9
     if free < 5:
@@ -100,7 +119,7 @@ def toybox() -> Iterator[Finding]:
         yield Finding("ok", "toybox: " + ", ".join(PARTS))
 
 
-CHECKS = [python, torch_device, hugging_face_datasets, libraries, eight_bit, xformers, disk, toybox]
+CHECKS = [python, torch_device, hugging_face_datasets, libraries, eight_bit, xformers, memory, disk, toybox]
 
 
 def examine() -> list[Finding]:

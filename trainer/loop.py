@@ -23,7 +23,7 @@ from torch import Tensor
 from trainer import checks, environment, families, kohya, losses, optimizers, processes, quantize, schedules
 from trainer.adapters import Adapter, start_from
 from trainer.averages import Average
-from trainer.batches import Batch, Batches, CaptionEncoder, Share, cache_latents
+from trainer.batches import Batch, Batches, CaptionEncoder, Latents, Share, cache_latents
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -62,13 +62,12 @@ class Trainer:
         self.started = time.time()
         self.examples = self._examples()
         self.model = self._model()
-        share = Share(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
-        latents = cache_latents(self.model, self.examples, config.data, CACHE, recorder.preparing, share)
-        self.encode = CaptionEncoder(self.model, config, self.examples, CACHE)
+        latents = self._latents()
+        self.encode = self._captions()
+        self.model.unet.to(accelerator.device)
         self.batches = Batches(config, self.examples, latents)
         self.validation = Validation(self.examples, self.batches, config.loss)
         self.adapter = self._adapter()
-        self._release_unused()
         self.optimizer = self._optimizer()
         self.average = Average(self.adapter, config.loop.ema_decay)
         self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
@@ -89,12 +88,10 @@ class Trainer:
         settings = self.config.model
         self.recorder.state("preparing", f"Loading {settings.base}")
         device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
-        if settings.quantize == "none":
-            model = families.load(settings.base, dtype=dtype, device=device, vae=settings.vae)
-        else:
-            model = families.load(settings.base, dtype=dtype, vae=settings.vae)
+        # Into main memory: until training begins, the device holds only the part that is at work.
+        model = families.load(settings.base, dtype=dtype, vae=settings.vae)
+        if settings.quantize != "none":
             quantize.pack(model.unet, settings.quantize, device)
-            model.to(device)
         if settings.no_half_vae:
             model.vae.float()
         if said := environment.use_attention(model.unet, settings.attention):
@@ -105,15 +102,31 @@ class Trainer:
             write_json(self.run.path / "environment.json", environment.describe(model, device))
         return model
 
-    def _release_unused(self) -> None:
-        """The VAE has done its work once the latents are cached; so have text encoders that answer from a cache."""
-        self.model.vae.to("meta")
-        if self.encode.is_cached:
-            for encoder in self.model.text_encoders:
-                encoder.to("meta")
+    def _latents(self) -> Latents:
+        """The pictures encoded. The VAE's work is done then, and its memory is given up, on any device."""
+        self.model.vae.to(self.accelerator.device)
+        own = self.accelerator
+        share = Share(own.process_index, own.num_processes, own.wait_for_everyone)
+        latents = cache_latents(self.model, self.examples, self.config.data, CACHE, self.recorder.preparing, share)
+        self._give_up(self.model.vae)
+        return latents
+
+    def _captions(self) -> CaptionEncoder:
+        """The text encoders at work, or given up as well when all captions could be encoded now."""
+        for encoder in self.model.text_encoders:
+            encoder.to(self.accelerator.device)
+        encode = CaptionEncoder(self.model, self.config, self.examples, CACHE)
+        if encode.is_cached:
+            self._give_up(*self.model.text_encoders)
+        return encode
+
+    def _give_up(self, *modules: torch.nn.Module) -> None:
+        for module in modules:
+            module.to("meta")
         gc.collect()
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
+
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
@@ -187,6 +200,16 @@ class Trainer:
                 self.recorder.state("stopped", f"Stopped at step {self.position.step}; resume goes on from there.")
                 return
         self.recorder.state("finished", f"{self.epochs} epochs saved in {self.run.path / 'epochs'}.")
+
+    def rehearse(self, updates: int) -> list[float]:
+        """Seconds of each of the first updates, taken in earnest; nothing is saved or recorded."""
+        seconds = []
+        for number in range(updates):
+            started = time.perf_counter()
+            self._update(0, self._updates(0)[number % self.updates_per_epoch])
+            self._pending[2].item()  # waits for the device
+            seconds.append(time.perf_counter() - started)
+        return seconds
 
     def _epoch(self, epoch: int) -> bool:
         """One time through all pictures. False when a stop came in between, whose state is saved then."""

@@ -55,12 +55,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {"nf4": nf4, "int8": int8, "fp8": f
 def pack(unet: nn.Module, kind: str, device: torch.device | str) -> None:
     """Replace the layers inside the UNet's blocks, one by one, and put them on `device`: the whole of the base is
     never there unpacked. Raises UserError when the storage does not work on this machine."""
-    kinds = (nn.Linear, nn.Conv2d) if kind == "fp8" else (nn.Linear,)
-    chosen = [
-        (path, layer)
-        for path, layer in unet.named_modules()
-        if isinstance(layer, kinds) and path.startswith(("down_blocks.", "mid_block.", "up_blocks."))
-    ]
+    chosen = _packable(unet, kind)
     try:
         for path, layer in chosen:
             parent, _, name = path.rpartition(".")
@@ -74,6 +69,27 @@ def pack(unet: nn.Module, kind: str, device: torch.device | str) -> None:
         raise UserError(
             f"model.quantize={kind} does not work on this machine ({reason}): use model.quantize=fp8, or none."
         ) from error
+
+
+def _packable(unet: nn.Module, kind: str) -> list[tuple[str, nn.Module]]:
+    kinds = (nn.Linear, nn.Conv2d) if kind == "fp8" else (nn.Linear,)
+    return [
+        (path, layer)
+        for path, layer in unet.named_modules()
+        if isinstance(layer, kinds) and path.startswith(("down_blocks.", "mid_block.", "up_blocks."))
+    ]
+
+
+# Bytes a weight takes when packed: nf4 has 64 weights to an 8-bit scale, whose own scale hardly counts.
+BYTES = {"nf4": 0.5 + 1 / 64, "int8": 1.0, "fp8": 1.0}
+
+
+def saved(unet: nn.Module, kind: str) -> int:
+    """Bytes that packing saves on the frozen weights of a UNet as it stands; none for "none"."""
+    if kind == "none":
+        return 0
+    weights = [layer.weight for _, layer in _packable(unet, kind) if not layer.weight.requires_grad]
+    return round(sum(weight.numel() * (weight.element_size() - BYTES[kind]) for weight in weights))
 
 
 def _probe(layer: nn.Module) -> None:

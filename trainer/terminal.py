@@ -16,7 +16,7 @@ from trainer import run as runs
 from trainer.examples import Example, count_steps, trained
 from trainer.files import write_json
 from trainer.run import Run, Status
-from trainer.texts import MARKS, duration, file_size
+from trainer.texts import MARKS, duration, file_size, size
 
 # Of several processes under `accelerate launch` one speaks.
 console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
@@ -111,6 +111,28 @@ def print_plan(examples: list[Example], config) -> None:
     console.print(rows)
     if len(listed) < len(examples):
         console.print(f"… and {len(examples) - len(listed)} pictures of which nothing is cropped off (dataset.json)")
+
+
+def print_estimate(found) -> None:
+    """What a run will take (`trainer.estimate.Estimate`), and whether the device has it."""
+    parts = " + ".join(f"{name} {size(amount)}" for name, amount in found.training.items() if amount)
+    rows = table("", ">", "")
+    rows.add_row("Memory for training", size(sum(found.training.values())), parts)
+    rows.add_row("Memory for rendering", size(found.rendering), "")
+    rows.add_row("", size(found.caching), "while the pictures are encoded")
+    if found.loading:
+        rows.add_row("", size(found.loading), "while the base is loaded")
+    if found.seconds is None:
+        rows.add_row("Time", "?", "`lora-studio estimate --probe` takes a real step and then knows")
+    else:
+        rows.add_row("Time", duration(found.total_seconds), f"{found.steps} steps of {found.seconds:.2f} s")
+    disk = ", ".join(f"{name} {size(amount)}" for name, amount in found.disk.items())
+    rows.add_row("Disk", size(sum(found.disk.values())), f"{disk}; one epoch is a file of {size(found.file)}")
+    console.print(rows)
+    if found.fits:
+        console.print(f"It fits: {plain(found.device)} has {size(found.capacity)}.")
+    else:
+        console.print(f"[red]It does not fit[/]: {plain(found.device)} has {size(found.capacity)}.")
 
 
 def print_runs(found: list[Run]) -> None:

@@ -27,7 +27,11 @@ def duration(seconds: float) -> str:
 
 def file_size(path: Path) -> str:
     """File size as people say it, in powers of 1000."""
-    amount = float(path.stat().st_size)
+    return size(path.stat().st_size)
+
+
+def size(amount: float) -> str:
+    """Bytes as people say them: 13655414 -> "13.7 MB"."""
     for unit in ("B", "KB", "MB"):
         if amount < 1000:
             return f"{amount:.3g} {unit}"

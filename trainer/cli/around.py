@@ -10,7 +10,7 @@ import typer
 
 from trainer import presets
 from trainer.cli.app import app
-from trainer.config import settings
+from trainer.config import TrainConfig, settings
 from trainer.errors import UserError
 from trainer.terminal import console, plain, table
 
@@ -18,19 +18,25 @@ SHORTEST_PASSWORD = 8
 
 
 @app.command(name="presets")
-def list_presets(name: Annotated[str, typer.Argument(help="A preset to look into.")] = ""):
-    """List the presets, or show what one of them changes."""
+def list_presets(
+    name: Annotated[str, typer.Argument(help="A preset to look into.")] = "",
+    other: Annotated[str, typer.Argument(help="Another one to compare it with.")] = "",
+):
+    """List the presets, show how one differs from the defaults, or how two differ from each other."""
     if not name:
         rows = table("Preset", "What it is for")
         for preset in map(presets.load, presets.find()):
             rows.add_row(preset.name, plain(" ".join(preset.about.split())))
         console.print(rows)
         return
-    preset = presets.load(name)
-    console.print(plain(" ".join(preset.about.split())) + "\n")
-    rows = table("Setting", ">Default", ">Here")
-    for path, (default, value) in presets.differences(presets.layer(preset.values)).items():
-        rows.add_row(path, plain(str(default)), plain(str(value)))
+    chosen = [presets.load(entry) for entry in (name, other) if entry]
+    for preset in chosen:
+        console.print(f"[bold]{plain(preset.name)}[/]: {plain(' '.join(preset.about.split()))}\n")
+    configs = [presets.layer(preset.values, where=preset.name) for preset in chosen]
+    ours, theirs = (configs[1], configs[0]) if other else (configs[0], TrainConfig())
+    rows = table("Setting", f">{chosen[0].name if other else 'Default'}", f">{chosen[-1].name}")
+    for path, (before, value) in presets.differences(ours, theirs).items():
+        rows.add_row(path, plain(str(before)), plain(str(value)))
     console.print(rows)
 
 

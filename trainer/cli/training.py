@@ -15,23 +15,85 @@ from trainer.cli.app import RunArgument, app
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.run import Run, find_runs
-from trainer.terminal import console, plain, print_plan, print_run, print_runs, training_bar
+from trainer.terminal import console, plain, print_estimate, print_plan, print_run, print_runs, training_bar
+from trainer.texts import size
+
+# What decides about a run, the same for every verb that speaks of one.
+PresetOption = Annotated[str, typer.Option(help="A preset's name or file; `lora-studio presets` lists them.")]
+BaseOption = Annotated[str, typer.Option(help="Base model: a .safetensors file, a diffusers folder or a hub id.")]
+DataOption = Annotated[str, typer.Option(help="The folder with pictures and captions.")]
+NameOption = Annotated[str, typer.Option(help="Name of the LoRA; the data folder's name if left out.")]
+TriggerOption = Annotated[str, typer.Option(help="Trigger word; the first tag that all captions share if left out.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: adapter.rank=16.")]
 
 Result = TypeVar("Result")
 
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option(help="A preset's name or file; `lora-studio presets` lists them.")] = "",
-    base: Annotated[str, typer.Option(help="Base model: a .safetensors file, a diffusers folder or a hub id.")] = "",
-    data: Annotated[str, typer.Option(help="The folder with pictures and captions.")] = "",
-    name: Annotated[str, typer.Option(help="Name of the LoRA; the data folder's name if left out.")] = "",
-    trigger: Annotated[str, typer.Option(help="Trigger word; the first tag that all captions share if left out.")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Any setting: adapter.rank=16.")] = None,
+    preset: PresetOption = "",
+    base: BaseOption = "",
+    data: DataOption = "",
+    name: NameOption = "",
+    trigger: TriggerOption = "",
+    set_: SetOption = None,
+    as_kohya: Annotated[bool, typer.Option(help="Print the same run for kohya's sd-scripts instead.")] = False,
 ):
     """Train a LoRA; every epoch is saved as a finished file."""
     config = configure(preset, base, data, name, trigger, set_ or [])
-    start(config)
+    if as_kohya:
+        print_as_kohya(config)
+    else:
+        start(config)
+
+
+@app.command()
+def estimate(
+    preset: PresetOption = "",
+    base: BaseOption = "",
+    data: DataOption = "",
+    name: NameOption = "",
+    trigger: TriggerOption = "",
+    set_: SetOption = None,
+    memory: Annotated[float, typer.Option(min=0, help="Hold it against a device with this many GB instead.")] = 0,
+    probe: Annotated[bool, typer.Option(help="Take two real steps first, and correct the figures with them.")] = False,
+):
+    """Say what a run takes before it starts: memory, time, disk; and what would make it fit."""
+    from trainer import estimate as estimates
+
+    config = configure(preset, base, data, name, trigger, set_ or [])
+    if probe:
+        taken, peak = estimates.probe(config, examples_of(config))
+        console.print(f"Two real steps: {taken:.2f} s for the second, at most {size(peak)} of memory.")
+    found = estimates.estimate(config, examples_of(config), round(memory * 1e9))
+    print_estimate(found)
+    if not found.fits:
+        print_change(estimates.cheapest_change(config, examples_of, found.capacity))
+
+
+def examples_of(config: TrainConfig):
+    """The pictures of a run; none where no folder was given, and then square ones are assumed."""
+    from trainer.examples import load_examples
+
+    return load_examples(config.data) if config.data.folder else []
+
+
+def print_change(found) -> None:
+    if found is None:
+        console.print("Nothing that can be set makes it fit: take a smaller base model or a larger device.")
+        return
+    change, changed = found
+    options = " ".join(f"--set {path}={str(value).lower()}" for path, value in change.items())
+    console.print(f"It fits with [bold]{plain(options)}[/]: {size(max(changed.peak, changed.rendering))}.")
+
+
+def print_as_kohya(config: TrainConfig) -> None:
+    """A script for sd-scripts on stdout, unstyled, so that it can go into a file."""
+    from trainer import families
+    from trainer.kohya.migrate import as_kohya
+
+    xl = families.detect(families.resolve(config.model.base)).name == "sdxl"
+    print(as_kohya(config, xl=xl), end="")
 
 
 def configure(preset: str, base: str, data: str, name: str, trigger: str, overrides: list[str]) -> TrainConfig:
@@ -66,6 +128,7 @@ def _prepare(config: TrainConfig) -> Path:
     checks.require(problems)
     problems += basecheck.check(config, examples)
     print_plan(examples, config)
+    foretell(config, examples)
     for problem in problems:
         console.print(f"[yellow]Note[/] {plain(str(problem))}")
     run = Run.create(config)
@@ -80,6 +143,22 @@ def _once(look: Callable[[], Result]) -> Result:
     from trainer.processes import on_main
 
     return on_main(look)
+
+
+def foretell(config: TrainConfig, examples) -> None:
+    """Memory, time and disk before the first step. Says what would make it fit, and leaves the choice."""
+    from trainer import estimate as estimates
+
+    try:
+        found = estimates.estimate(config, examples)
+        print_estimate(found)
+        if not found.fits:
+            print_change(estimates.cheapest_change(config, examples_of, found.capacity))
+    except UserError:
+        raise
+    except Exception as error:
+        # It counts by torch's fake tensors, which do not know every kernel; a run must not be kept by its forecast.
+        console.print(f"[yellow]Note[/] What the run will take could not be counted ({plain(str(error))}).")
 
 
 def work(run: Run) -> None:

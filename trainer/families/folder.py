@@ -79,7 +79,7 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
     encoders = [load_part(cls, source.path / part, dtype) for cls, part in parts]
     names = [part.replace("text_encoder", "tokenizer") for part in family.text_components]
     noise = schedule.from_config(read_config(source.path / "scheduler" / "scheduler_config.json"))
-    vae_path = Path(vae).expanduser() if vae else _vae_folder(source.path)
+    vae_path = Path(vae).expanduser() if vae else vae_folder(source.path)
     return BaseModel(
         family=family,
         name=source.name,
@@ -94,7 +94,8 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
     )
 
 
-def _vae_folder(path: Path) -> Path:
+def vae_folder(path: Path) -> Path:
+    """Where a model folder's VAE lies: in it or beside it. Raises UserError when there is none."""
     own, shared = path / "vae", path.resolve().parent / "vae"
     if not own.is_dir() and not shared.is_dir():
         raise UserError(f"{path} has no vae folder, nor is there one beside it: download it whole, or set model.vae.")

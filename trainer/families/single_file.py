@@ -41,9 +41,9 @@ def _detect(file: Checkpoint) -> str:
     return next((name for name, prefix in OPEN_CLIP.items() if _has(file, prefix)), "sd15")
 
 
-def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
+def load(family: Family, source: Source, dtype: torch.dtype, vae: str, opened: Checkpoint | None = None) -> BaseModel:
     """Load a checkpoint in the original layout, with its tokenizers from where `tokenizer_folder` finds them."""
-    file = open_checkpoint(source.path)
+    file = opened or open_checkpoint(source.path)
     tokenizers = [
         load_tokenizer(source.path, part.replace("text_encoder", "tokenizer"), family.name == "sd2")
         for part in family.text_components

@@ -1,0 +1,310 @@
+"""Moving in from kohya: every argument is accounted for, and what goes out comes back the same."""
+
+import json
+import shlex
+import sys
+
+import pytest
+import torch
+import trainees
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer import __main__ as command_line
+from trainer import kohya, presets
+from trainer.config import settings
+from trainer.errors import UserError
+from trainer.kohya import arguments as known
+from trainer.kohya.migrate import as_kohya, translate
+from trainer.kohya.sources import read_source
+from trainer.loop import train
+
+GUI = {
+    "LoRA_type": "Standard",
+    "bucket_no_upscale": True,
+    "cache_latents": True,
+    "caption_extension": "",
+    "clip_skip": "2",
+    "conv_dim": 32,
+    "enable_bucket": False,
+    "epoch": 8,
+    "keep_tokens": "1",
+    "learning_rate": 0.0005,
+    "lr_scheduler": "constant_with_warmup",
+    "lr_warmup": 10,
+    "max_resolution": "512,768",
+    "max_train_epochs": "",
+    "max_train_steps": "",
+    "min_snr_gamma": 0,
+    "mixed_precision": "no",
+    "multires_noise_discount": 0,
+    "network_alpha": 8,
+    "network_dim": 16,
+    "noise_offset_type": "Original",
+    "optimizer": "prodigy",
+    "optimizer_args": "weight_decay=0.01 betas=0.9,0.99",
+    "save_precision": "float",
+    "seed": "1234",
+    "text_encoder_lr": 0,
+    "train_batch_size": 4,
+    "train_data_dir": "./img",
+    "unet_lr": 0.0001,
+    "wandb_api_key": "hunter2",
+    "weighted_captions": True,
+    "xformers": "xformers",
+    "additional_parameters": "--v_pred_like_loss 0.1",
+    "something_new": 3,
+}
+
+
+def imported(folder, name, text):
+    path = folder / name
+    path.write_text(text)
+    return translate(read_source(path))
+
+
+def test_a_gui_file_is_read_as_the_gui_reads_it(tmp_path):
+    made = imported(tmp_path, "mine.json", json.dumps(GUI))
+    assert made.values == {
+        "adapter.alpha": 8.0,
+        "adapter.rank": 16,
+        "adapter.save_precision": "fp32",
+        "adapter.text_encoder": False,  # a text encoder's rate of 0 leaves it out
+        "data.bucket_max": 1024,  # not said, and sd-scripts' own default
+        "data.folder": "./img",
+        "data.keep_tokens": 1,
+        "data.resolution": 624,  # the side of the square of that area
+        "data.shuffle_tags": False,
+        "data.upscale": False,
+        "loop.batch_size": 4,
+        "loop.epochs": 8,
+        "loop.seed": 1234,
+        "loss.min_snr_gamma": 0.0,
+        "loss.v_prediction_like": 0.1,
+        "model.attention": "xformers",
+        "model.clip_skip": 2,
+        "model.precision": "fp32",
+        "optimizer.args": "weight_decay=0.01 betas=0.9,0.99",
+        "optimizer.learning_rate": 0.0001,
+        "optimizer.name": "Prodigy",
+        "optimizer.schedule": "constant",
+        "optimizer.warmup": 0.1,
+    }
+    assert {line.name for line in made.unequal} == {"enable_bucket", "weighted_captions", "something_new"}
+
+
+def test_nothing_is_dropped_and_no_secret_is_told(tmp_path):
+    made = imported(tmp_path, "mine.json", json.dumps(GUI))
+    told = {line.name for line in (*made.mapped, *made.ignored, *made.unequal)}
+    assert GUI.keys() - told == {"additional_parameters"}  # told by the names of what is in it
+    assert "hunter2" not in str(made)
+    assert all(line.what for line in (*made.mapped, *made.ignored, *made.unequal))
+
+
+TRAINING = """
+[model_arguments]
+pretrained_model_name_or_path = "model.safetensors"
+[training_arguments]
+max_train_steps = 1600
+learning_rate = 2e-4
+lr_warmup_steps = 85
+optimizer_type = "AdamW8bit"
+optimizer_args = ["weight_decay=0.1", "betas=.9,.99"]
+network_dim = 5000
+network_args = ["conv_dim=4"]
+dataset_config = "data.toml"
+"""
+DATASET = """
+[general]
+shuffle_caption = true
+[[datasets]]
+resolution = [768, 768]
+batch_size = 3
+[[datasets.subsets]]
+image_dir = "pictures/moss"
+class_tokens = "moss cat"
+num_repeats = 4
+[[datasets.subsets]]
+image_dir = "pictures/fern"
+class_tokens = "moss cat"
+num_repeats = 6
+"""
+
+
+def test_a_training_file_with_its_dataset(tmp_path):
+    (tmp_path / "data.toml").write_text(DATASET)
+    made = imported(tmp_path, "train.toml", TRAINING)
+    assert made.values["optimizer.learning_rate"] == made.values["optimizer.text_encoder_learning_rate"] == 2e-4
+    assert made.values["optimizer.warmup"] == 85
+    assert made.values["loss.min_snr_gamma"] == 0  # left out there, and that is off
+    assert made.values["data.resolution"] == 768
+    assert made.values["loop.batch_size"] == 3
+    assert (made.values["data.trigger"], made.values["data.class_word"]) == ("moss", "cat")
+    assert made.values["data.folder"] == "pictures"
+    reasons = {line.name: line.what for line in made.unequal}
+    assert "epochs" in reasons["max_train_steps"]
+    assert "1024" in reasons["network_dim"]
+    assert "differs" in reasons["num_repeats"]
+
+
+def test_a_dataset_alone_says_nothing_about_training(tmp_path):
+    made = imported(tmp_path, "data.toml", DATASET)
+    assert {path.partition(".")[0] for path in made.values} == {"data", "loop"}
+    assert "loop.epochs" not in made.values
+
+
+def test_a_script_of_any_shell(tmp_path):
+    call = "accelerate launch sdxl_train_network.py {0}\n  --network_dim=8 {0}\n  --sdpa --learning_rate 1e-3 {0}\n"
+    for name, mark in {"a.sh": "\\", "b.bat": "^", "c.ps1": "`"}.items():
+        made = imported(tmp_path, name, call.format(mark) + '  --output_name "my moss" --network_train_unet_only\n')
+        assert made.values["adapter.rank"] == 8
+        assert made.values["model.attention"] == "sdpa"
+        assert made.values["adapter.text_encoder"] is False
+        assert made.values["name"] == "my moss"
+
+
+def test_our_own_file_tells_its_settings(tmp_path, folders):
+    """The metadata of a LoRA that was trained here, which is what sd-scripts writes."""
+    args = "weight_decay=0.1 betas=0.9,0.99"
+    run = trainees.make_run(tmp_path, folders["sd15"], loop__epochs=1, optimizer__args=args)
+    train(run)
+    values = translate(read_source(run.epochs()[0].path)).values
+    config = presets.flatten(run.config.model_dump())
+    same = [path for path in values if path != "data.bucket_min"]  # the file has it as it is used at this size
+    assert {path: values[path] for path in same} == {path: config[path] for path in same}
+    told = {"adapter.rank", "optimizer.args", "optimizer.name", "data.repeats", "loop.epochs", "loss.min_snr_gamma"}
+    assert told <= values.keys()
+
+
+CHANGED = {
+    "name": "moss",
+    "model.base": "models/my base.safetensors",
+    "model.clip_skip": 2,
+    "model.precision": "fp32",
+    "data.folder": "pictures/moss",
+    "data.trigger": "moss",
+    "data.class_word": "cat",
+    "data.upscale": False,
+    "data.repeats": 3,
+    "data.caption_dropout": 0.05,
+    "adapter.text_encoder": False,
+    "adapter.save_precision": "fp32",
+    "optimizer.name": "Prodigy",
+    "optimizer.args": "weight_decay=0.1 betas=0.9,0.99",
+    "optimizer.learning_rate": 1.0,
+    "optimizer.warmup": 0.1,
+    "loss.debiased": True,
+    "loss.min_snr_gamma": 0.0,
+    "loss.zero_terminal_snr": True,
+    "loop.batch_size": 3,
+    "loop.max_grad_norm": 0.0,
+}
+
+
+@pytest.mark.parametrize("name", [*sorted(presets.find()), ""])
+def test_out_and_in_again_is_the_same(name, tmp_path):
+    config = presets.layer(presets.load(name).values if name else {}, CHANGED if not name else {"data.folder": "x"})
+    made = imported(tmp_path, "train.sh", as_kohya(config, xl=False))
+    back = presets.flatten(presets.layer(made.values).model_dump())
+    there = {entry.path for entry in settings() if entry.kohya} - {"model.attention"}  # auto is sdpa there
+    ours = presets.flatten(config.model_dump())
+    assert {path: back[path] for path in there} == {path: ours[path] for path in there}
+    assert not made.unequal
+
+
+def test_what_sd_scripts_cannot_say_is_said():
+    script = as_kohya(presets.layer({"loss.p2_gamma": 1.0, "name": "a b"}), xl=True)
+    assert "# Nothing in sd-scripts is like loss.p2_gamma = 1.0" in script
+    assert "sdxl_train_network.py" in script
+    assert "cat > a-b-dataset.toml" in script
+    call = shlex.split(script[script.index("accelerate launch") :])
+    assert "--output_name=a b" in call
+
+
+def test_every_exception_names_a_setting_that_is_there():
+    paths = {entry.path for entry in settings()}
+    assert {path for path, _ in known.READ.values()} <= paths
+    assert known.WRITE.keys() <= paths
+    names = {alias for entry in settings() for alias in entry.kohya}
+    assert known.DEFAULTS.keys() <= names | known.READ.keys()
+
+
+# ── whatever the file holds ─────────────────────────────────────────────────────────────────────────────
+
+NAMES = sorted({alias for entry in settings() for alias in entry.kohya} | known.READ.keys() | known.NEEDLESS.keys())
+PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+ANY = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner))
+WILD = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=12), ANY, max_size=12)
+
+
+def whole_or_one_sentence(path):
+    """Either every argument is accounted for and the preset loads, or a UserError with one sentence."""
+    try:
+        made = translate(read_source(path))
+    except UserError as error:
+        assert "\n" not in str(error).strip()
+        return
+    presets.layer(made.values)
+    path.with_suffix(".made.toml").write_text(made.as_toml("x"), encoding="utf-8")
+    presets.load(str(path.with_suffix(".made.toml")))
+
+
+@given(values=WILD)
+def test_no_json_crashes(values, tmp_path_factory):
+    path = tmp_path_factory.mktemp("wild") / "a.json"
+    path.write_text(json.dumps(values))
+    whole_or_one_sentence(path)
+
+
+@given(values=st.dictionaries(st.sampled_from(NAMES), PLAIN.map(str), max_size=12))
+def test_no_metadata_crashes(values, tmp_path_factory):
+    path = tmp_path_factory.mktemp("wild") / "a.safetensors"
+    tensors = {"lora_unet_x.lora_down.weight": torch.zeros(1, 1)}
+    try:
+        kohya.write(path, tensors, {f"ss_{name}": value for name, value in values.items()})
+    except Exception:  # a text that no safetensors file can hold
+        return
+    whole_or_one_sentence(path)
+
+
+@given(content=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")))
+@pytest.mark.parametrize("suffix", [".json", ".toml", ".safetensors", ".sh", ""])
+def test_no_bytes_crash(suffix, content, tmp_path_factory):
+    path = tmp_path_factory.mktemp("wild") / f"a{suffix}"
+    path.write_bytes(content)
+    whole_or_one_sentence(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "word"),
+    [
+        ("a.json", '{"workflow": {"nodes": []}}', "no setting of kohya's"),
+        ("a.json", "[1, 2]", "no settings of the kohya_ss GUI"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.toml", "[project]\nversion = '1'", "no setting of kohya's"),
+        ("a.toml", "[adapter]\nrank = 4", "a preset already"),
+        ("a.toml", "network_dim = 4\ndataset_config = 'gone.toml'", "gone.toml"),
+        ("a.txt", "Dear diary", "no settings file"),
+    ],
+)
+def test_a_foreign_file_gets_one_sentence(name, text, word, tmp_path):
+    with pytest.raises(UserError, match=word):
+        imported(tmp_path, name, text)
+
+
+def test_the_command_writes_a_preset_and_never_over_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.json").write_text(json.dumps(GUI))
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["lora-studio", "import", *words])
+        command_line.main()
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "presets/mine.toml" in call("mine.json")
+    assert presets.load("mine").values["adapter.rank"] == 16
+    before = (tmp_path / "presets" / "mine.toml").read_bytes()
+    with pytest.raises(SystemExit):
+        call("mine.json")
+    assert (tmp_path / "presets" / "mine.toml").read_bytes() == before
+    assert "Without equal" in call("mine.json", "--to", "presets/other.toml")

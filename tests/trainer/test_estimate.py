@@ -1,0 +1,153 @@
+"""What a run takes, foretold: held against the same run in earnest on tiny bases."""
+
+import sys
+
+import pytest
+import torch
+import trainees
+from torch.utils._pytree import tree_leaves
+
+from trainer import __main__ as command_line
+from trainer import estimate as estimates
+from trainer import families, kohya, presets
+from trainer.adapters import Adapter
+from trainer.checkpoint import load_state
+from trainer.costs import Dummy, Meter
+from trainer.estimate import cheapest_change, estimate, probe
+from trainer.examples import load_examples
+from trainer.loop import train
+
+
+def settings_for(base, **changes):
+    values = {
+        "model.base": str(base),
+        "model.precision": "fp32",
+        "data.resolution": 64,
+        "adapter.rank": 4,
+        "adapter.alpha": 2,
+        "optimizer.name": "AdamW",
+        "evaluation.batch_size": 1,
+        **{path.replace("__", "."): value for path, value in changes.items()},
+    }
+    return presets.layer(values)
+
+
+def test_the_meter_counts_what_is_alive():
+    weight = torch.zeros(100, 10)
+    with Meter([weight]) as meter:
+        first = torch.zeros(1000)  # 4000 bytes
+        product = torch.zeros(8, 100) @ weight  # 3200 and 320
+        assert weight.t().shape == (10, 100)  # a view of what was there
+        del first
+        kept = product.view(-1) + 1  # 320
+    assert meter.peak == 4000 + 3200 + 320
+    assert meter.live == 320 + 320
+    assert meter.flops == 2 * 8 * 100 * 10
+    assert kept.numel() == 80
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_the_outline_counts_what_the_real_model_takes(family, folders):
+    """The same meter around the real UNet: same peak, same arithmetic, same weights."""
+    dummy = Dummy(settings_for(folders[family], adapter__text_encoder=False))
+    foretold = dummy.training(2, (64, 96), 1, encodes=False)
+    model = families.load(str(folders[family]))
+    assert dummy.parts["unet"] == sum(tensor.numel() * 4 for tensor in model.unet.state_dict().values())
+    adapter = Adapter.attach(model, dummy.config.adapter, seed=0)
+    assert dummy.tensors == {name: tuple(weight.shape) for name, weight in adapter.named_parameters()}
+    hidden = torch.zeros(2, 77, model.unet.config.cross_attention_dim)
+    pooled = torch.zeros(2, 128) if family == "sdxl" else None
+    there = [tensor for module in model.modules().values() for tensor in (*module.parameters(), *module.buffers())]
+    with Meter(there) as meter:
+        latents = torch.randn(2, 4, 12, 8)
+        known = families.Conditioning(hidden, pooled)
+        said = model.family.predict(model, latents, torch.zeros(2, dtype=torch.int64), known, torch.zeros(2, 6))
+        (said - latents).square().mean().backward()
+    assert foretold.peak == pytest.approx(meter.peak, rel=0.03)
+    assert foretold.flops == meter.flops
+
+
+def test_each_choice_shows(folders):
+    dummy = Dummy(settings_for(folders["sd15"]))
+    plain = dummy.training(2, (64, 64), 1, encodes=True).peak
+    assert dummy.training(4, (64, 64), 1, encodes=True).peak > 1.5 * plain
+    assert dummy.training(2, (128, 64), 1, encodes=True).peak > 1.5 * plain
+    assert dummy.rendering(16, (64, 64)).peak > dummy.rendering(2, (64, 64)).peak
+    careful = Dummy(settings_for(folders["sd15"], model__gradient_checkpointing=True, model__precision="bf16"))
+    assert careful.parts["unet"] * 2 == dummy.parts["unet"]
+    assert careful.training(2, (64, 64), 1, encodes=True).peak < 0.8 * plain
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8bit", "AdaFactor"])
+def test_files_and_states_are_as_large_as_foretold(optimizer, folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = trainees.make_run(tmp_path, folders["sd15"], loop__epochs=1, adapter__rank=32, optimizer__name=optimizer)
+    foretold = estimate(run.config, load_examples(run.config.data))
+    assert foretold.training["text encoders"] > 0  # they are trained
+    train(run)
+    assert foretold.file == pytest.approx(run.epochs()[0].path.stat().st_size, rel=0.01)
+    assert foretold.steps == run.status.progress.steps
+    held = {}
+    for entry in load_state(run.path / "state")["optimizer"]["state"].values():
+        found = [value for value in tree_leaves(entry) if isinstance(value, torch.Tensor)]
+        held |= {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in found}
+    assert foretold.training["optimizer"] == pytest.approx(sum(held.values()), rel=0.02)
+    tensors = kohya.read(run.epochs()[0].path).tensors
+    numbers = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith("alpha"))
+    assert foretold.training["LoRA"] == 4 * numbers
+
+
+def test_what_does_not_fit_is_told_its_cheapest_change(folders):
+    config = settings_for(folders["sd15"], loop__batch_size=8, data__resolution=128, optimizer__name="AdamW8bit")
+    needed = estimate(config, []).peak
+    change, found = cheapest_change(config, lambda changed: [], needed - 1)
+    assert change == {"model.gradient_checkpointing": True}
+    assert found.fits
+    assert cheapest_change(config, lambda changed: [], 1) is None
+
+
+def test_a_probe_tells_the_time(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimates, "PROBES", tmp_path / "probes.json")
+    pictures = trainees.draw_pictures(tmp_path / "pictures", trainees.SIZES[:2])
+    config = settings_for(folders["sd15"], data__folder=str(pictures), data__trigger="moss", loop__epochs=7)
+    examples = load_examples(config.data)
+    assert estimate(config, examples).seconds is None
+    seconds, _ = probe(config, examples)
+    found = estimate(config, examples)
+    assert found.seconds == pytest.approx(seconds)
+    assert found.total_seconds == pytest.approx(seconds * found.steps)
+    assert not (tmp_path / "runs" / "moss").exists()
+
+
+def test_the_command_tells_it(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def said(*words):
+        options = ["--base", str(folders["sd15"]), "--set", "data.resolution=64", "--set", "model.precision=fp32"]
+        monkeypatch.setattr(sys, "argv", ["lora-studio", "estimate", *options, *words])
+        command_line.main()
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "It fits" in said()
+    assert "It does not fit" in said("--memory", "0.001")
+
+
+def test_a_run_is_foretold_before_it_starts(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    trainees.draw_pictures(tmp_path / "pictures", trainees.SIZES[:1])
+    small = ["data.resolution=64", "loop.epochs=1", "data.repeats=1", "adapter.text_encoder=false"]
+    options = ["--preset", "toybox", "--base", str(folders["sd15"]), "--data", "pictures"]
+    options += [word for change in small for word in ("--set", change)]
+    monkeypatch.setattr(sys, "argv", ["lora-studio", "train", *options])
+    command_line.main()
+    printed = capsys.readouterr().out
+    assert printed.index("Memory for training") < printed.index("Run ")
+    assert "could not be counted" not in printed
+
+
+def test_a_base_in_fewer_bits_and_an_average_are_counted(folders):
+    plain, packed = (estimate(settings_for(folders["sd15"], model__quantize=kind), []) for kind in ("none", "fp8"))
+    assert packed.training["UNet"] < plain.training["UNet"] / 2
+    averaged = estimate(settings_for(folders["sd15"], loop__ema_decay=0.99), [])
+    assert averaged.training["average"] == averaged.training["LoRA"] > 0

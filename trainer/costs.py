@@ -1,0 +1,198 @@
+"""What a model would take, counted without its weights: every operation is run on tensors that have no memory.
+
+torch's fake tensors know shape, dtype and device and choose the kernels that the real ones would; a meter around
+them counts what is alive at each moment, and the arithmetic.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from trainer import environment, losses, optimizers, quantize
+from trainer.adapters import Adapter
+from trainer.config import TrainConfig
+from trainer.families.base import BaseModel, Conditioning
+from trainer.families.outline import outline
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one piece of work, beyond the weights that lie there anyway."""
+
+    peak: int  # bytes alive at once
+    flops: int
+
+
+class Meter(TorchDispatchMode):
+    """Bytes of all tensors made inside that are still alive, their peak, and floating-point operations."""
+
+    def __init__(self, there: Iterable[Tensor]) -> None:
+        """`there`: tensors that lie in memory anyway; views of them are not counted either."""
+        super().__init__()
+        self.live = self.peak = self.flops = 0
+        self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return result
+
+    def _note(self, storage) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.live -= size
+
+
+class Dummy:
+    """A base with a LoRA on it, as a run of these settings would hold them, but without memory."""
+
+    def __init__(self, config: TrainConfig):
+        self.config = config
+        dtype = environment.DTYPES[config.model.precision]
+        self.model: BaseModel = outline(config.model.base, dtype, config.model.vae)
+        self.texts_learn = config.trains_any(self.model.family.text_components)
+        if config.model.gradient_checkpointing:
+            environment.use_checkpointing(self.model, self.texts_learn)
+        trains = lambda component, block: config.learning_rate(component, block) > 0  # noqa: E731
+        self.adapter = Adapter.attach(self.model, config.adapter, seed=0, trains=trains)
+        self.parts = {name: _bytes(module) for name, module in self.model.modules().items()}
+        self.parts["vae"] = _bytes(self.model.vae)
+        self.parts["unet"] -= quantize.saved(self.model.unet, config.model.quantize)
+        # Shapes under the names of the file; the numbers are float32 while they are trained.
+        self.tensors = {name: tuple(weight.shape) for name, weight in self.adapter.named_parameters()}
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with self._fake:
+            for module in (*self.model.modules().values(), self.model.vae):
+                _materialise(module)
+
+    def training(self, batch: int, size: tuple[int, int], chunks: int, *, encodes: bool) -> Cost:
+        """One forward and backward pass of `batch` pictures of `size` (width, height) px.
+
+        `encodes`: the text encoders run in it. Gradients of the LoRA are part of the peak.
+        """
+        config, model = self.config, self.model
+
+        def work() -> None:
+            latents = torch.randn(batch, 4, size[1] // 8, size[0] // 8)
+            timesteps, sizes = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, 6)
+            with self._autocast():
+                with torch.set_grad_enabled(self.texts_learn and encodes):
+                    conditioning = self._conditioning(batch, chunks, encodes)
+                predicted = model.family.predict(model, latents, timesteps, conditioning, sizes)
+            ones = torch.ones(batch)
+            losses.error(config.loss, predicted, torch.randn_like(latents), ones).sum().backward()
+
+        cost = self._measure(work)
+        for parameter in self.adapter.parameters():
+            parameter.grad = None
+        return cost
+
+    def rendering(self, rows: int, size: tuple[int, int]) -> Cost:
+        """The larger of one call of the UNet for `rows` pictures and decoding one picture."""
+        model = self.model
+        height, width = size[1] // 8, size[0] // 8
+
+        def denoise() -> None:
+            said = self._conditioning(rows, 1, False)
+            model.family.predict(
+                model, torch.randn(rows, 4, height, width), torch.zeros(rows), said, torch.zeros(rows, 6)
+            )
+
+        with torch.no_grad():
+            drawn = self._measure(denoise)
+            decoded = self._measure(lambda: model.family.decode(model, torch.randn(1, 4, height, width)))
+        return max(drawn, decoded, key=lambda cost: cost.peak)
+
+    def caching(self, size: tuple[int, int]) -> Cost:
+        """Encoding one picture of `size` px with the VAE."""
+        model = self.model
+        with torch.no_grad():
+            return self._measure(lambda: model.family.encode_images(model, torch.zeros(1, 3, size[1], size[0])))
+
+    def _conditioning(self, batch: int, chunks: int, encodes: bool) -> Conditioning:
+        model = self.model
+        if encodes:
+            return model.family.encode(model, [torch.zeros(batch, chunks, 77, dtype=torch.int64)] * len(self._texts))
+        width = model.unet.config.cross_attention_dim
+        pooled = getattr(model.text_encoders[-1].config, "projection_dim", None) if len(self._texts) > 1 else None
+        hidden = torch.zeros(batch, 77 * chunks, width)
+        return Conditioning(hidden, None if pooled is None else torch.zeros(batch, pooled))
+
+    @property
+    def _texts(self) -> list[nn.Module]:
+        return self.model.text_encoders
+
+    def _autocast(self):
+        precision = self.config.model.precision
+        return torch.autocast("cpu", environment.DTYPES[precision], enabled=precision != "fp32")
+
+    def _measure(self, work: Callable[[], None]) -> Cost:
+        modules = (*self.model.modules().values(), self.model.vae)
+        meter = Meter(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+        with self._fake, meter:
+            work()
+        return Cost(meter.peak, meter.flops)
+
+
+def _bytes(module: nn.Module) -> int:
+    """Of a module's frozen weights and buffers."""
+    tensors = [*module.buffers(), *(weight for weight in module.parameters() if not weight.requires_grad)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _materialise(module: nn.Module) -> None:
+    """Fake tensors that claim to be on the CPU in the place of those on the meta device."""
+    for child in module.modules():
+        for name, weight in child._parameters.items():
+            if weight is not None:
+                fake = torch.empty(weight.shape, dtype=weight.dtype)
+                child._parameters[name] = nn.Parameter(fake, requires_grad=weight.requires_grad)
+        for name, buffer in child._buffers.items():
+            if buffer is not None:
+                child._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+
+
+def optimizer_state(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of the optimizer's state, measured: it takes a real step on weights of each shape."""
+    sizes = {shape: _state_of(config, shape) for shape in dict.fromkeys(shapes.values())}
+    return sum(sizes[shape] for shape in shapes.values())
+
+
+def _state_of(config: TrainConfig, shape: tuple[int, ...]) -> int:
+    """Of one weight. There are two, so that a table which all share counts for none: the map of an 8-bit number."""
+    pair = [nn.Parameter(torch.zeros(shape)) for _ in range(2)]
+    for weight in pair:
+        weight.grad = torch.full(shape, 1e-3)
+    groups = [{"params": pair, "lr": config.optimizer.learning_rate}]
+    optimizer: Any = optimizers.build(config.optimizer.name, groups, config.optimizer.args)
+    getattr(optimizer, "train", lambda: None)()  # schedule-free ones must be told
+    optimizer.step()
+    one, other = (_storages(optimizer.state[weight]) for weight in pair)
+    return sum(storage.nbytes() for place, storage in one.items() if place not in other)
+
+
+def _storages(state: Any) -> dict[int, Any]:
+    found = [value.untyped_storage() for value in tree_leaves(dict(state)) if isinstance(value, Tensor)]
+    return {storage.data_ptr(): storage for storage in found}

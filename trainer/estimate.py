@@ -1,0 +1,309 @@
+"""What a run will take, before it starts: memory for training and for rendering, time, disk; and what makes it fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from trainer import environment, presets
+from trainer.config import TrainConfig
+from trainer.costs import Dummy, optimizer_state
+from trainer.dataset import wording
+from trainer.examples import Example, count_steps
+from trainer.files import write_json
+from trainer.loop import CACHE
+from trainer.run import Run
+
+GB = 1e9
+PROBES = CACHE / "probes.json"
+DRIVER = 600_000_000  # of a CUDA context with cuBLAS' and cuDNN's workspaces
+METADATA = 6_000  # of a LoRA file with a few dozen tags, bytes
+# What allocators hold beyond what is alive; see benchmarks/RESULTS.md for how far off the estimates are with it.
+SLACK = 1.05
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes and seconds. `seconds` is None until a probe was made on this device."""
+
+    device: str
+    capacity: int  # memory of the device
+    training: dict[str, int]  # what is in memory in a step -> bytes
+    loading: int  # peak on a device that shares the main memory; 0 where there is none
+    caching: int  # peak while pictures are encoded
+    rendering: int
+    file: int  # of one epoch
+    disk: dict[str, int]
+    steps: int
+    flops: int  # of one step
+    seconds: float | None  # a step
+
+    @property
+    def peak(self) -> int:
+        """The most that training takes at any time, loading and encoding the pictures included."""
+        return max(sum(self.training.values()), self.loading, self.caching)
+
+    @property
+    def fits(self) -> bool:
+        return max(self.peak, self.rendering) <= self.capacity
+
+    @property
+    def total_seconds(self) -> float | None:
+        return None if self.seconds is None else self.seconds * self.steps
+
+
+def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0) -> Estimate:
+    """What a run of these settings over these pictures takes on this machine's device.
+
+    `capacity`: bytes of another device to hold it against. Without pictures, square ones are assumed. Raises UserError
+    when the base model cannot be found or the optimizer cannot be made.
+    """
+    device = environment.default_device()
+    dummy = _dummy(_part(config))
+    parts, shapes = dummy.parts, dummy.tensors
+    texts = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
+    encodes = dummy.texts_learn or wording.varies(config.data)
+    size = _largest(config, examples)
+    chunks = dummy.model.family.chunks_needed(dummy.model, [example.caption for example in examples])
+    batch = min(config.loop.batch_size, sum(e.repeats for e in examples)) if examples else config.loop.batch_size
+    cost = dummy.training(batch, size, chunks, encodes=encodes)
+    numbers = sum(_count(shape) for shape in shapes.values())
+    state = optimizer_state(config, shapes)
+    program = _program(device)
+    known = _probes().get(_probe_key(config, dummy))
+    factor = known["memory"] if known else 1.0
+    training = {
+        "UNet": parts["unet"],
+        "text encoders": texts if encodes else 0,
+        "LoRA": numbers * 4,
+        "optimizer": state,
+        "average": numbers * 4 if config.loop.ema_decay else 0,
+        "activations and gradients": round(cost.peak * SLACK * factor),
+        "program and driver": program,
+    }
+    picture = _picture(config)
+    rows = config.evaluation.batch_size * (1 if config.evaluation.cfg_scale == 1 else 2)
+    weights = parts["unet"] + parts["vae"] + texts + program
+    steps, _ = count_steps(examples, config) if examples else (0, 0)
+    file = _file_size(config, shapes)
+    pixels = sum(_area(example.placement.bucket) for example in examples)
+    total = cost.flops * config.loop.gradient_accumulation
+    return Estimate(
+        device=environment.device_name(device),
+        capacity=capacity or _capacity(device),
+        training=training,
+        loading=0 if device == "cuda" else program + texts + parts["unet"] + _mapped(dummy),
+        # On a card of its own memory only the part at work lies there before the first step.
+        caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
+        rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
+        file=file,
+        disk={
+            "epochs": file * config.loop.epochs,
+            "state": numbers * 4 + state,
+            "cache": pixels // 64 * 4 * 2 * 4,  # mean and deviation of four channels in float32
+        },
+        steps=steps,
+        flops=total,
+        seconds=known["seconds_per_teraflop"] * total / 1e12 if known else None,
+    )
+
+
+def _part(config: TrainConfig) -> str:
+    """What decides about the model itself: so that other sizes and batches are counted on the same one."""
+    parts = {"model": config.model, "adapter": config.adapter, "optimizer": config.optimizer}
+    return json.dumps({name: part.model_dump() for name, part in parts.items()})
+
+
+@lru_cache(maxsize=2)
+def _dummy(part: str) -> Dummy:
+    return Dummy(TrainConfig.model_validate(json.loads(part)))
+
+
+def _largest(config: TrainConfig, examples: list[Example]) -> tuple[int, int]:
+    side = config.data.resolution // 8 * 8
+    return max((example.placement.bucket for example in examples), key=_area, default=(side, side))
+
+
+def _picture(config: TrainConfig) -> tuple[int, int]:
+    side = config.evaluation.size or config.data.resolution
+    return side // 8 * 8, side // 8 * 8
+
+
+def _area(size: tuple[int, int]) -> int:
+    return size[0] * size[1]
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _file_size(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Bytes of one epoch: the tensors, their scalar alphas, the header that names them, and about the metadata."""
+    width = {"fp16": 2, "bf16": 2, "fp32": 4}[config.adapter.save_precision]
+    modules = {name.partition(".")[0] for name in shapes}
+    everything = {**shapes, **{f"{name}.alpha": () for name in modules}}
+    header, end = {}, 0
+    for name in sorted(everything):
+        start, end = end, end + _count(everything[name]) * width
+        header[name] = {"dtype": "F16", "shape": everything[name], "data_offsets": [start, end]}
+    return 8 + len(json.dumps(header, separators=(",", ":"))) + end + METADATA
+
+
+def _mapped(dummy: Dummy) -> int:
+    """Bytes of the file that stay mapped while its numbers are turned into another precision."""
+    path = Path(dummy.model.path)
+    stored = path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.glob("unet/*.safetensors"))
+    return stored if abs(stored - dummy.parts["unet"]) > 0.02 * stored else 0
+
+
+@lru_cache
+def _program(device: str) -> int:
+    """Bytes that are taken before any model is there; asked once, for counting takes memory too."""
+    if device == "cuda":
+        return DRIVER
+    # A run imports these later, and they are not small.
+    import torch.utils.tensorboard  # noqa: F401
+
+    import datasets  # noqa: F401
+
+    return resident()
+
+
+def _capacity(device: str) -> int:
+    import psutil
+
+    return torch.cuda.mem_get_info()[1] if device == "cuda" else psutil.virtual_memory().total
+
+
+def resident() -> int:
+    """Bytes of main memory that this process holds now."""
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
+def peak_memory(device: str) -> int:
+    """The most that this process has held so far: on the device, or in main memory."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved() + DRIVER
+    if sys.platform == "win32":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# ── what makes it fit ───────────────────────────────────────────────────────────────────────────────────
+
+Change = dict[str, object]
+
+
+def _changes(config: TrainConfig) -> Iterator[Change]:
+    """What saves memory, from what costs least to what costs most."""
+    if config.optimizer.name == "AdamW":
+        yield {"optimizer.name": "AdamW8bit"}
+    if not config.model.gradient_checkpointing:
+        yield {"model.gradient_checkpointing": True}
+    if config.evaluation.batch_size > 1:
+        yield {"evaluation.batch_size": 1}
+    if config.loop.batch_size > 1:
+        yield {"loop.batch_size": 1, "loop.gradient_accumulation": min(256, _gathered(config))}
+    if config.data.shuffle_tags and not config.adapter.text_encoder:
+        yield {"data.shuffle_tags": False}
+    if config.model.precision == "fp32":
+        yield {"model.precision": "bf16"}
+    if config.adapter.text_encoder:
+        yield {"adapter.text_encoder": False, "data.shuffle_tags": False}
+    for share in (0.75, 0.5):
+        side = int(config.data.resolution * share) // 64 * 64
+        if side >= 64:
+            yield {"data.resolution": side}
+
+
+def _gathered(config: TrainConfig) -> int:
+    return config.loop.gradient_accumulation * config.loop.batch_size
+
+
+def cheapest_change(
+    config: TrainConfig, load: Callable[[TrainConfig], list[Example]], capacity: int
+) -> tuple[Change, Estimate] | None:
+    """The first single change that makes the run fit, or the first changes together; None when nothing does.
+
+    `load` gives the pictures for changed settings, since another resolution has other buckets.
+    """
+    given = presets.flatten(config.model_dump())
+
+    def tried(change: Change) -> Estimate:
+        changed = presets.layer(given, change)
+        return estimate(changed, load(changed), capacity)
+
+    changes = list(_changes(config))
+    everything = {path: value for change in changes for path, value in change.items()}
+    if not changes or not tried(everything).fits:
+        return None  # asked first, since each answer takes a while
+    together = [dict(item for change in changes[:end] for item in change.items()) for end in range(2, len(changes))]
+    for change in (*changes, *together):
+        found = tried(change)
+        if found.fits:
+            return change, found
+    return everything, tried(everything)
+
+
+# ── one real step ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def probe(config: TrainConfig, examples: list[Example]) -> tuple[float, int]:
+    """Take two real updates and throw them away: (seconds of the second, peak memory in bytes).
+
+    What they tell is kept for this device, kind of base and precision, and corrects every later estimate. Encoded
+    pictures stay in the cache, where the run itself will find them.
+    """
+    from accelerate import Accelerator
+
+    from trainer.loop import Trainer
+    from trainer.record import Recorder
+
+    device = environment.default_device()
+    plain = estimate(config, examples)
+    with TemporaryDirectory() as folder:
+        run = Run.create(config, folder)
+        precision = {"fp32": "no"}.get(config.model.precision, config.model.precision)
+        trainer = Trainer(run, config, Accelerator(mixed_precision=precision), Recorder(run, active=False), set())
+        seconds = trainer.rehearse(2)[-1]
+    peak = peak_memory(device)
+    dummy = _dummy(_part(config))
+    key = _probe_key(config, dummy)
+    # `plain` was corrected already with what an earlier probe had found.
+    factor = _correction(plain, peak) * _probes().get(key, {}).get("memory", 1.0)
+    entry = {"seconds_per_teraflop": seconds / plain.flops * 1e12, "memory": factor}
+    write_json(PROBES, {**_probes(), key: entry})
+    return seconds, peak
+
+
+def _correction(plain: Estimate, peak: int) -> float:
+    """By how much the activations were misjudged, within bounds; 1 where another phase was the peak."""
+    if max(plain.caching, plain.loading) >= sum(plain.training.values()):
+        return 1.0
+    work = plain.training["activations and gradients"]
+    return min(2.0, max(0.5, (peak - sum(plain.training.values()) + work) / work))
+
+
+def _probe_key(config: TrainConfig, dummy: Dummy) -> str:
+    device = environment.device_name(environment.default_device())
+    return f"{device} | {dummy.model.family.name} | {config.model.precision}"
+
+
+def _probes() -> dict:
+    try:
+        return json.loads(Path(PROBES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # only costs a new probe
