@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.batches import load_pixels
+from trainer.augment import Variant, load_pixels
 from trainer.config import DataConfig
 from trainer.examples import Example, load_examples
 from trainer.families.base import BaseModel, Conditioning
@@ -107,10 +107,13 @@ def _key(model: BaseModel, row: Row, samples: Sequence[Sample], clip_skip: int) 
 
 def _latents(model: BaseModel, samples: Sequence[Sample]) -> dict[str, Tensor]:
     examples = {sample.example.digest: sample.example for sample in samples}
-    return {
-        digest: model.family.encode_images(model, load_pixels(example)[None].to(model.device))[0]
-        for digest, example in examples.items()
-    }
+    return {digest: _encoded(model, example) for digest, example in examples.items()}
+
+
+def _encoded(model: BaseModel, example: Example) -> Tensor:
+    """Mean of the latents of a picture as it stands, [1, 4, h, w]."""
+    pixels = load_pixels(example, Variant(example.placement))[None]
+    return model.family.encode_images(model, pixels.to(model.vae.device, model.vae.dtype))[0]
 
 
 @torch.no_grad()
