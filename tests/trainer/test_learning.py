@@ -6,11 +6,7 @@ from trainer import demo
 from trainer.evaluate import evaluate
 from trainer.toybox import PARTS, PICTURES
 
-# What the shipped bases reach today; 0.8 for both is where they are to get (see the model card).
-REACHED = {"sd15": 0.55, "sdxl": 0.25}
-
-
-@pytest.mark.parametrize("family", REACHED)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_a_held_back_character_is_learned(family, tmp_path, monkeypatch):
     """Fidelity is the drawn world's own measure: 0 nothing of the character, 1 as drawn."""
     character = "moss"
@@ -20,8 +16,8 @@ def test_a_held_back_character_is_learned(family, tmp_path, monkeypatch):
     run = demo.train(family, folder, character)
     assert len(run.epochs()) == run.config.loop.epochs
     settings = run.config.evaluation.model_copy(update={"seeds": (1,)})
-    result = evaluate(run, settings, epochs=[1, 4, 7, 10])
+    result = evaluate(run, settings, epochs=[1, 6, 8, 10])
     fidelity = demo.fidelities(result.evaluation, result.folder, character)
     assert fidelity[0] <= 0.2, fidelity
-    assert max(fidelity.values()) >= REACHED[family], fidelity
+    assert max(fidelity.values()) >= 0.8, fidelity
     assert fidelity[1] < max(fidelity.values()), fidelity
