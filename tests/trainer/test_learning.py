@@ -6,6 +6,7 @@ from trainer import demo
 from trainer.evaluate import evaluate
 from trainer.toybox import PARTS, PICTURES
 
+
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_a_held_back_character_is_learned(family, tmp_path, monkeypatch):
     """Fidelity is the drawn world's own measure: 0 nothing of the character, 1 as drawn."""
