@@ -19,7 +19,7 @@ from trainer.run import Run, Status
 from trainer.texts import MARKS, duration, file_size, size
 
 # Of several processes under `accelerate launch` one speaks.
-console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+console = Console(emoji=False, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 TELL_INTERVAL = 0.5  # seconds between two writes of the progress file
 LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
 
