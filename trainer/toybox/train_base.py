@@ -176,7 +176,7 @@ BASES: dict[str, Callable[[], nn.Module]] = {"sd15": Sd15, "sdxl": Sdxl}
 
 
 # Heads of 8 make a step of the SD 1.5-shaped base dear on a CPU, so it takes more and smaller ones.
-RECIPES = {"sd15": BaseRecipe(steps=9000), "sdxl": BaseRecipe(batch=32, lr=1.5e-3)}
+RECIPES = {"sd15": BaseRecipe(steps=6000), "sdxl": BaseRecipe(batch=32, lr=1.5e-3)}
 
 
 def new_base(name: str, recipe: BaseRecipe) -> nn.Module:
