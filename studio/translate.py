@@ -28,8 +28,9 @@ def messages() -> list[str]:
 
 def declared() -> list[str]:
     """Texts that are declared in the trainer or in a table and shown through a variable."""
-    from studio import bulk, forms, sieve, worker
+    from studio import bulk, charts, forms, sieve, worker
     from trainer.config import settings
+    from trainer.dataset.health import KINDS
     from trainer.grid import METRICS
     from trainer.run import COMMANDS
     from trainer.texts import MARKS
@@ -37,7 +38,7 @@ def declared() -> list[str]:
     texts = [text for one in settings() for text in (one.label, one.help, one.unit)]
     texts += [*forms.TITLES.values(), *filter(None, forms.PARTS.values())]
     texts += [metric.label for metric in METRICS.values()]
-    texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, worker.WAITING]
+    texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, *KINDS, *charts.VALIDATION.values(), worker.WAITING]
     return [text for text in texts if text]
 
 
