@@ -26,15 +26,7 @@ def over_steps(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: fl
     """A measure over steps, a colour for each run: raw values pale, their running mean strong."""
     import altair
 
-    names = [*VALIDATION] if name in VALIDATION else [name]
-    # Validation has one value an epoch at the same noise: nothing to smooth.
-    smoothing = 0.0 if name in VALIDATION else smoothing
-    rows = [
-        row | {"kind": _(VALIDATION.get(each, each))}
-        for run, metrics in curves.items()
-        for each in names
-        for row in curve(run, metrics, each, smoothing)
-    ]
+    rows = rows_of(curves, name, smoothing)
     if not rows:
         st.caption(_("The curve appears here after the first steps."))
         return
@@ -62,6 +54,17 @@ def over_steps(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: fl
         y=altair.Y("smoothed:Q", title=name, scale=scale, axis=style), tooltip=tooltip
     )
     st.altair_chart((raw + smooth).properties(height=260), width="stretch")
+
+
+def rows_of(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: float) -> list[dict[str, Any]]:
+    """All runs' values as chart rows; validation has two kinds, and one value an epoch, which needs no smoothing."""
+    kinds = VALIDATION if name in VALIDATION else {name: name}
+    return [
+        row | {"kind": _(kind)}
+        for run, metrics in curves.items()
+        for each, kind in kinds.items()
+        for row in curve(run, metrics, each, 0.0 if name in VALIDATION else smoothing)
+    ]
 
 
 def curve(run: str, metrics: list[dict[str, Any]], name: str, smoothing: float) -> list[dict[str, Any]]:

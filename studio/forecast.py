@@ -20,6 +20,8 @@ from trainer.texts import duration, size
 
 ASKED = Path(".studio") / "estimates"  # the settings that were asked about, a file each
 REFRESH = 1.0
+# What the trainer names in `Estimate.training`, for the translations.
+PARTS = ("text encoders", "optimizer", "average", "activations and gradients", "program and driver")
 
 
 def show(config: TrainConfig, stamp: tuple) -> None:
@@ -94,7 +96,7 @@ def show_answer(found: dict[str, Any]) -> None:
         _("Memory for training"): size(found["peak"]),
         _("Memory for rendering"): size(found["rendering"]),
         _("Time"): duration(seconds) if seconds is not None else _("not known: time two steps"),
-        _("Disk"): f"{size(sum(found['disk'].values()))} · {_('one epoch')} {size(found['file'])}",
+        _("Disk"): _("{all}, {file} an epoch").format(all=size(sum(found["disk"].values())), file=size(found["file"])),
     }
     with st.container(gap=None):
         for label, value in rows.items():

@@ -8,8 +8,9 @@ from comparisons import make_comparison
 from PIL import Image
 from trainees import draw_pictures
 
-from studio import jobs
+from studio import comparison, jobs
 from trainer import presets
+from trainer.cells import Evaluation
 from trainer.dataset import captions
 from trainer.run import Run
 
@@ -181,6 +182,33 @@ def test_tagging_starts_a_worker(open_page, here, started):
 
 def test_compare_over_nothing(open_page, words):
     assert "Nothing to compare yet" in words(open_page("compare"))
+
+
+def test_a_second_run_is_rendered_below_and_its_rows_are_called_by_their_labels(open_page, words, started):
+    run, other = make_comparison(), make_comparison(1)
+    page = open_page("compare", run=run.name)
+    page.selectbox(key=f"against {run.name}").select(other.name).run()
+    page.multiselect(key=f"against epochs {other.name}").select(1).run()
+    page.button(key="render").click().run()
+    assert not page.exception
+    assert f"--against={other.path}" in started[0] and "--against-epochs=1" in started[0]
+
+
+def test_two_runs_are_told_apart(open_page, words):
+    run = make_comparison(3)
+    folder = run.evaluation_folder("character")
+    evaluation = Evaluation.load(folder)
+    evaluation.labels = {3: "hat epoch 1"}  # as `evaluate --against` numbers a second run
+    evaluation.recommended = None
+    evaluation.about["Scores of hat"] = "epoch 1 is *good*"
+    evaluation.save(folder)
+    page = open_page("compare", run=run.name)
+    table = page.get("html")[0].proto.body
+    assert "hat epoch 1" in table and "epoch 2" in table and "epoch 3" not in table
+    assert "Scores of hat: epoch 1 is *good*" in words(page)
+    assert page.selectbox(key="export").options == ["1", "2"]  # the second run's is not this run's to export
+    assert comparison.place(evaluation, 3) == {"run": "hat", "epoch": 1}
+    assert comparison.place(evaluation, 2) == {"run": run.name, "epoch": 2}
 
 
 def test_compare_shows_grid_and_recommendation(open_page, words):
