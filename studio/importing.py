@@ -17,6 +17,7 @@ from trainer.kohya.sources import read_source
 from trainer.presets import flatten
 
 TAKEN = ["json", "toml", "sh", "bat", "ps1", "txt", "safetensors"]
+FOLDER = "data.folder"
 LARGEST = 1_000_000_000  # bytes; a LoRA is smaller, and everything else far smaller
 READ = "imported"  # in the session: (the upload's id, what was made of it)
 
@@ -43,18 +44,22 @@ def ask(preset: str) -> None:
         st.error(escape(made))
         return
     st.button(
-        _("Fill the form with these {n} settings").format(n=len(made.mapped)),
+        _("Fill the form with these {n} settings").format(n=len(made.values.keys() - {FOLDER})),
         type="primary",
         key="import go",
-        disabled=not made.values,
+        disabled=not made.values.keys() - {FOLDER},
         on_click=take,
         args=(made, PurePath(dropped.name).name, preset),
     )
+    elsewhere = [line for line in made.mapped if line.what.startswith(f"{FOLDER} =")]
     for title, lines in (
         (_("Without equal here, so it is lost"), made.unequal),
-        (_("Mapped"), made.mapped),
+        (_("Chosen below, among the folders in datasets/"), elsewhere),
+        (_("Mapped"), [line for line in made.mapped if line not in elsewhere]),
         (_("Ignored, because it changes nothing"), made.ignored),
     ):
+        if not lines:
+            continue
         st.markdown(f"**{title}** · {len(lines)}")
         with st.container(gap=None):
             for line in lines:
@@ -77,8 +82,6 @@ def translated(name: str, content: bytes) -> migrate.Migration | str:
 def take(made: migrate.Migration, name: str, preset: str) -> None:
     """Into the form, but for the folder: that one is chosen among those in datasets/."""
     usual = flatten(TrainConfig().model_dump())
-    values = {path: value for path, value in made.values.items() if path != "data.folder" and value != usual.get(path)}
+    values = {path: value for path, value in made.values.items() if path != FOLDER and value != usual.get(path)}
     state.set_draft(values, preset)
-    state.notify(
-        _("Took over {n} settings of {file}. Choose base model and pictures.").format(n=len(values), file=name)
-    )
+    state.notify(_("Took over the settings of {file}. Choose base model and pictures.").format(file=name))
