@@ -79,8 +79,9 @@ def prepend(texts: Texts, arguments: list[str], _) -> dict[Path, str]:
     for path, text in texts.items():
         there = {captions.same(tag) for tag in captions.split(text or "")}
         missing = captions.join(tag for tag in wanted if captions.same(tag) not in there)
-        done[path] = ", ".join(filter(None, [missing, text])) if missing else text or ""
-    return {path: text for path, text in done.items() if text}
+        if missing:
+            done[path] = f"{missing}, {text}" if text else missing
+    return done
 
 
 def remove(texts: Texts, arguments: list[str], _) -> dict[Path, str]:
