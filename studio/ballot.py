@@ -29,7 +29,7 @@ def show(evaluation: Evaluation, folder: Path, ask_export: Callable[[int, str], 
         return
     pair = ballot.next()
     if pair is None:
-        show_result(ranking, ask_export)
+        show_result(ranking, evaluation, ask_export)
     else:
         show_pair(ballot, pair, evaluation)
         show_certainty(ranking)
@@ -43,7 +43,7 @@ def show(evaluation: Evaluation, folder: Path, ask_export: Callable[[int, str], 
             args=(ballot, evaluation),
         )
         with st.expander(_("What the votes say so far"), expanded=pair is None, key="standings"):
-            show_standings(ranking)
+            show_standings(ranking, evaluation)
 
 
 def ask_strength(evaluation: Evaluation) -> float:
@@ -107,18 +107,18 @@ def show_certainty(ranking: Ranking) -> None:
     st.progress(min(1.0, ranking.sure), text=text)
 
 
-def show_result(ranking: Ranking, ask_export: Callable[[int, str], None]) -> None:
-    st.success(escape(ranking.sentence()), icon=":material/how_to_vote:")
-    if ranking.winner:
+def show_result(ranking: Ranking, evaluation: Evaluation, ask_export: Callable[[int, str], None]) -> None:
+    st.success(escape(ranking.sentence(evaluation.labels)), icon=":material/how_to_vote:")
+    if ranking.winner and ranking.winner[0] not in evaluation.labels:  # a second run is exported from its own page
         ask_export(ranking.winner[0], "export winner")
 
 
-def show_standings(ranking: Ranking) -> None:
+def show_standings(ranking: Ranking, evaluation: Evaluation) -> None:
     """Best first, with the interval that the votes leave open."""
     several = len({one.strength for one in ranking.standings}) > 1
     rows = [
         {
-            _("Epoch"): f"{one.epoch}" + (f" × {one.strength:g}" if several else ""),
+            _("Epoch"): evaluation.labels.get(one.epoch, f"{one.epoch}") + (f" × {one.strength:g}" if several else ""),
             _("Preferred"): f"{one.preferred:.0%}",
             _("95 % interval"): f"{one.low:.0%} – {one.high:.0%}",
             _("Seen"): str(one.shown),

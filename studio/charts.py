@@ -12,17 +12,21 @@ MOST_POINTS = 1500  # per run in a chart; more than the screen has pixels only c
 OUTLIER = 0.99  # what lies above this share of all values is cut off
 
 
+VALIDATION = {"loss/validation": "held-back pictures", "loss/validation_trained": "trained pictures"}  # one chart
+
+
 def measured(metrics: list[dict[str, Any]]) -> list[str]:
-    """What a run wrote down at its steps, the loss first."""
-    found = {key for entry in metrics[-200:] for key, value in entry.items() if isinstance(value, (int, float))}
-    return ["loss", *sorted(found - {"loss", "step", "epoch"})]
+    """What a run wrote down, the loss first; both kinds of validation loss are one chart under the first's name."""
+    found = {key for entry in metrics for key, value in entry.items() if isinstance(value, (int, float))}
+    validated = [name for name in VALIDATION if name in found][:1]
+    return ["loss", *validated, *sorted(found - {"loss", "step", "epoch", *VALIDATION})]
 
 
 def over_steps(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: float, log: bool, clip: bool) -> None:
     """A measure over steps, a colour for each run: raw values pale, their running mean strong."""
     import altair
 
-    rows = [row for run, metrics in curves.items() for row in curve(run, metrics, name, smoothing)]
+    rows = rows_of(curves, name, smoothing)
     if not rows:
         st.caption(_("The curve appears here after the first steps."))
         return
@@ -40,13 +44,27 @@ def over_steps(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: fl
     )
     tooltip = ["run:N", "step:Q", altair.Tooltip("raw:Q", format=".4g", title=name)]
     style = altair.Axis(format="~g" if log or top >= 0.001 else ".1e")
+    if name in VALIDATION:
+        dashes = altair.StrokeDash("kind:N", title=None, legend=altair.Legend(orient="top", labelLimit=320))
+        base, tooltip = base.encode(strokeDash=dashes), [*tooltip, "kind:N"]
     raw = base.mark_line(opacity=0.22, strokeWidth=1, clip=True).encode(
         y=altair.Y("raw:Q", title=name, scale=scale, axis=style)
     )
-    smooth = base.mark_line(strokeWidth=2.2, clip=True).encode(
+    smooth = base.mark_line(strokeWidth=2.2, clip=True, point=name in VALIDATION).encode(
         y=altair.Y("smoothed:Q", title=name, scale=scale, axis=style), tooltip=tooltip
     )
     st.altair_chart((raw + smooth).properties(height=260), width="stretch")
+
+
+def rows_of(curves: dict[str, list[dict[str, Any]]], name: str, smoothing: float) -> list[dict[str, Any]]:
+    """All runs' values as chart rows; validation has two kinds, and one value an epoch, which needs no smoothing."""
+    kinds = VALIDATION if name in VALIDATION else {name: name}
+    return [
+        row | {"kind": _(kind)}
+        for run, metrics in curves.items()
+        for each, kind in kinds.items()
+        for row in curve(run, metrics, each, 0.0 if name in VALIDATION else smoothing)
+    ]
 
 
 def curve(run: str, metrics: list[dict[str, Any]], name: str, smoothing: float) -> list[dict[str, Any]]:
@@ -62,7 +80,7 @@ def curve(run: str, metrics: list[dict[str, Any]], name: str, smoothing: float) 
 
 
 def over_epochs(rows: list[dict[str, Any]], title: str, best: int | None) -> None:
-    """One score over the epochs: rows of {"epoch", "strength", "score"}, the recommended epoch marked."""
+    """One score over the epochs: rows of {"run", "epoch", "strength", "score"}, the recommended epoch marked."""
     import altair
 
     strengths = len({row["strength"] for row in rows}) > 1
@@ -74,6 +92,9 @@ def over_epochs(rows: list[dict[str, Any]], title: str, best: int | None) -> Non
     )
     if strengths:
         data = data.encode(color=altair.Color("strength:O", title=_("strength"), legend=altair.Legend(orient="top")))
+    if len({row["run"] for row in rows}) > 1:
+        legend = altair.Legend(orient="top", labelLimit=200)
+        data = data.encode(strokeDash=altair.StrokeDash("run:N", title=None, legend=legend))
     layers = data.mark_line(strokeWidth=2, point=True)
     if best in epochs:
         mark = altair.Chart(altair.Data(values=[{"epoch": best}])).mark_rule(strokeDash=[4, 4], opacity=0.6)

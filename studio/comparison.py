@@ -12,7 +12,7 @@ from studio import charts, panels
 from studio.language import _
 from studio.text import escape
 from trainer.cells import BASE_EPOCH, Evaluation, Prompt, Rendered
-from trainer.grid import Table, metric_label
+from trainer.grid import Table, metric_label, row_label
 
 THUMBNAIL = 256  # longest side of a picture in the grid, px
 STYLE = """<style>
@@ -51,10 +51,16 @@ def show_grid(evaluation: Evaluation, folder: Path) -> None:
     rows = [head(table)]
     for epoch in table.epochs:
         best = epoch != BASE_EPOCH and table.recommended(epoch, strength)
-        label = _("base") if epoch == BASE_EPOCH else _("epoch {n}").format(n=epoch) + " ★" * best
-        note = _("no LoRA") if epoch == BASE_EPOCH else ""
-        rows.append(row(table, folder, epoch, strength, seed, label, note, best))
+        label, note = named(evaluation, epoch)
+        rows.append(row(table, folder, epoch, strength, seed, label + " ★" * best, note, best))
     draw(rows)
+
+
+def named(evaluation: Evaluation, epoch: int) -> tuple[str, str]:
+    """What a row is called in the reader's language: a name and what is said beneath it."""
+    name, note = row_label(epoch, evaluation.labels)
+    known = epoch != BASE_EPOCH and epoch not in evaluation.labels
+    return _("epoch {n}").format(n=epoch) if known else _(name), _(note)
 
 
 def show_strengths(evaluation: Evaluation, folder: Path) -> None:
@@ -66,12 +72,13 @@ def show_strengths(evaluation: Evaluation, folder: Path) -> None:
             _("Epoch"),
             epochs,
             key="strength epoch",
-            width=140,
+            width=240 if evaluation.labels else 140,
+            format_func=lambda number: evaluation.labels.get(number, str(number)),
             index=epochs.index(best["epoch"]) if best.get("epoch") in epochs else len(epochs) - 1,
         )
         seed = choose_seed(evaluation, "strength seed")
     table = Table(evaluation, None, seed)
-    rows = [head(table), row(table, folder, BASE_EPOCH, 1.0, seed, _("base"), _("no LoRA"), False)]
+    rows = [head(table), row(table, folder, BASE_EPOCH, 1.0, seed, *named(evaluation, BASE_EPOCH), False)]
     for strength in evaluation.strengths:
         chosen = table.recommended(epoch, strength)
         rows.append(row(table, folder, epoch, strength, seed, f"× {strength:g}" + " ★" * chosen, "", chosen))
@@ -89,13 +96,19 @@ def show_scores(evaluation: Evaluation) -> None:
     with st.grid(3, min_column_width=260):
         for name in names:
             rows = [
-                {"epoch": one.epoch, "strength": one.strength, "score": one.scores[name]}
+                {**place(evaluation, one.epoch), "strength": one.strength, "score": one.scores[name]}
                 for one in evaluation.rows
                 if one.epoch != BASE_EPOCH and one.scores.get(name) is not None
             ]
             text, better = metric_label(name)
             with st.container():
                 charts.over_epochs(rows, f"{_(text)} · {_direction(better)}".rstrip(" ·"), best)
+
+
+def place(evaluation: Evaluation, epoch: int) -> dict[str, int | str]:
+    """Which epoch of which run a row's number stands for: those of a second run follow the first one's."""
+    run, _space, number = evaluation.labels.get(epoch, f"{evaluation.run} {epoch}").rpartition(" ")
+    return {"epoch": int(number), "run": run.removesuffix(" epoch")}
 
 
 def _direction(better: str) -> str:

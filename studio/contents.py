@@ -7,8 +7,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import sieve
-from trainer.dataset import captions, health, images
+from trainer.dataset import captions, duplicates, health, images, index, tags
+from trainer.dataset.query import Item
 from trainer.errors import UserError
 
 Texts = dict[str, str | None]
@@ -18,7 +18,6 @@ Texts = dict[str, str | None]
 class Contents:
     pictures: list[Path]
     texts: Texts  # picture -> its caption; unreadable ones are left out, the findings name them
-    tags: dict[str, frozenset[str]]  # picture -> its tags as they are compared
     counts: dict[str, int]  # tag -> in how many captions, most frequent first
     trigger: str  # what every caption begins with
 
@@ -33,20 +32,45 @@ def of(folder: str, stamp: tuple[str, str]) -> Contents:
             texts[path.as_posix()] = captions.caption_of(path)
         except UserError:
             continue
-    tags = {path: frozenset(map(captions.same, captions.split(text or ""))) for path, text in texts.items()}
-    firsts = {(captions.split(text or "") or [""])[0] for text in texts.values()}
-    return Contents(pictures, texts, tags, sieve.tag_counts(texts), firsts.pop() if len(firsts) == 1 else "")
+    firsts = {captions.split(text)[0] for text in texts.values() if text and captions.split(text)}
+    trigger = firsts.pop() if len(firsts) == 1 else ""
+    return Contents(pictures, texts, tags.frequencies(texts.values()), trigger)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def health_of(folder: str, trigger: str, stamp: tuple[str, str]) -> health.Health:
-    return health.check(Path(folder), trigger=trigger, known=survey(folder, stamp[0]))
+    return health.check(Path(folder), trigger=trigger)
+
+
+@st.cache_resource(max_entries=20, show_spinner=False)  # nobody changes them, and copies of 10,000 take long
+def items(folder: str, stamp: tuple[str, str]) -> list[Item]:
+    """The pictures as filters see them, those with an unreadable caption as ones without."""
+    found = of(folder, stamp)
+    sizes = survey(folder, stamp[0])
+    issues: dict[Path, set[str]] = {}
+    for finding in health_of(folder, found.trigger, stamp).findings:
+        if finding.file is not None:
+            issues.setdefault(finding.file, set()).add(finding.kind)
+    return [item(path, found.texts.get(path.as_posix()), sizes.get(path), issues.get(path)) for path in found.pictures]
+
+
+def item(path: Path, text: str | None, picture: images.Picture | None, issues: set[str] | None) -> Item:
+    measured = (picture.width, picture.height, picture.bytes) if picture else ()  # a broken file has no size
+    return Item(path, text, *measured, issues=frozenset(issues or ()))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
 def survey(folder: str, pictures: str) -> dict[Path, images.Picture]:
-    """Decoding the pictures takes long, so an edited caption must not cause it."""
+    """What is known about the pictures, from the folder's index where they have not changed."""
     try:
-        return {picture.path: picture for picture in images.survey(Path(folder))[0]}
+        return {picture.path: picture for picture in index.survey(Path(folder))[0]}
     except UserError:
         return {}
+
+
+@st.cache_data(max_entries=20, show_spinner=False)
+def alike(folder: str, pictures: str) -> list[list[Path]]:
+    """Groups of pictures that show the same, the one to keep first."""
+    groups = duplicates.grouped(list(survey(folder, pictures).values()))
+    kept = [(duplicates.best(group), group) for group in groups]
+    return [[best.path, *(one.path for one in group if one is not best)] for best, group in kept]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from studio.language import _, plural
+from studio.language import _
 from trainer.dataset import captions, images
 from trainer.errors import UserError
 
@@ -32,18 +32,3 @@ def save(folder: Path, change: Mapping[str, Any]) -> str:
         return ""
     captions.write_captions(folder, {captions.sidecar(path): wanted or None}, f"edit {path.name}")
     return _("Saved 1 caption.")
-
-
-def save_many(folder: Path, changes: Mapping[str, tuple[str, str]], operation: str) -> str:
-    """Write a bulk change {picture: (before, after)} as one step; pictures that changed meanwhile are left alone."""
-    fresh, stale = {}, 0
-    for name, (before, after) in changes.items():
-        path = Path(name)
-        if (captions.caption_of(path) or "") == before:
-            fresh[captions.sidecar(path)] = after or None
-        else:
-            stale += 1
-    captions.write_captions(folder, fresh, operation)
-    said = _("Saved {captions}.").format(captions=plural(len(fresh), "caption"))
-    left = _("{captions} had been changed elsewhere and stayed as they are.").format(captions=plural(stale, "caption"))
-    return f"{said} {left}" if stale else said

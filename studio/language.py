@@ -1,7 +1,7 @@
 """Every text of the studio in the reader's language, from gettext files in locales/.
 
 `_("…")` marks and translates; numbers and names go in afterwards with `.format`, so that a translator may move
-them. `python -m studio.locales` brings the files up to date after a text has changed.
+them. `python -m studio.translate` brings the files up to date after a text has changed.
 """
 
 from __future__ import annotations

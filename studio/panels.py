@@ -16,6 +16,7 @@ from trainer.dataset import images
 from trainer.errors import UserError
 from trainer.files import write_with
 
+CAPTIONS = (".txt", ".caption")
 THUMBNAILS = Path(".studio") / "thumbnails"
 
 
@@ -30,15 +31,19 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
         st.space("small")
 
 
-def stamp(folder: Path) -> tuple[str, str]:
-    """Changes whenever a picture (first) or caption (second) of the folder does: what cached answers are keyed by."""
+def stamp(folder: Path, ending: str = "") -> tuple[str, str]:
+    """Changes whenever a picture (first) or caption (second) of the folder does: what cached answers are keyed by.
+
+    `ending`: of caption files that are called otherwise than usual.
+    """
+    endings = (*CAPTIONS, *filter(None, [ending.lower()]))
     try:
-        found = images.files(folder, (*images.ENDINGS, ".txt"))
+        found = images.files(folder, (*images.ENDINGS, *endings))
         seen = [(path.as_posix(), status.st_mtime_ns, status.st_size) for path in found for status in (path.stat(),)]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
-    pictures = [entry for entry in seen if not entry[0].endswith(".txt")]
-    others = [entry for entry in seen if entry[0].endswith(".txt")]
+    pictures = [entry for entry in seen if not entry[0].endswith(endings)]
+    others = [entry for entry in seen if entry[0].endswith(endings)]
     return _digest(pictures), _digest(others)
 
 

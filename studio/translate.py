@@ -28,16 +28,19 @@ def messages() -> list[str]:
 
 def declared() -> list[str]:
     """Texts that are declared in the trainer or in a table and shown through a variable."""
-    from studio import bulk, forms, sieve, worker
+    from studio import bulk, charts, forecast, forms, sieve, worker
+    from trainer.cells import BASE_EPOCH
     from trainer.config import settings
-    from trainer.grid import METRICS
+    from trainer.dataset.health import KINDS
+    from trainer.grid import METRICS, row_label
     from trainer.run import COMMANDS
     from trainer.texts import MARKS
 
     texts = [text for one in settings() for text in (one.label, one.help, one.unit)]
     texts += [*forms.TITLES.values(), *filter(None, forms.PARTS.values())]
     texts += [metric.label for metric in METRICS.values()]
-    texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, worker.WAITING]
+    texts += [*row_label(BASE_EPOCH), *forecast.PARTS]
+    texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, *KINDS, *charts.VALIDATION.values(), worker.WAITING]
     return [text for text in texts if text]
 
 

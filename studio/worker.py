@@ -48,7 +48,7 @@ def main(folder: Path, arguments: list[str]) -> int:
 
 def _in_turn(folder: Path, arguments: list[str]) -> int:
     try:
-        with _device(folder) if arguments[0] in ON_DEVICE else nullcontext():
+        with _device(folder) if arguments[0] in ON_DEVICE or "--probe" in arguments else nullcontext():
             return _run(arguments)
     except KeyboardInterrupt:
         return 130

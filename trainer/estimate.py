@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +57,10 @@ class Estimate:
     @property
     def total_seconds(self) -> float | None:
         return None if self.seconds is None else self.seconds * self.steps
+
+    def as_json(self) -> dict:
+        """The figures, and what follows from them."""
+        return asdict(self) | {"peak": self.peak, "fits": self.fits, "total_seconds": self.total_seconds}
 
 
 def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0) -> Estimate:

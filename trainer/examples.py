@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.config import DataConfig, TrainConfig
-from trainer.dataset import buckets, captions, duplicates, images
+from trainer.dataset import buckets, captions, duplicates, images, index
 from trainer.errors import UserError
 
 Role = Literal["training", "regularisation", "validation"]
@@ -76,6 +76,12 @@ def load_examples(config: DataConfig) -> list[Example]:
     return found + held
 
 
+def folders(config: DataConfig) -> list[Path]:
+    """Every folder whose files decide what `load_examples` answers."""
+    more = [_folder_and_times(text)[0] for text in config.more_folders]
+    return [Path(config.folder), *more, *map(Path, filter(None, [config.regularisation, config.mask_folder]))]
+
+
 def trained(examples: Iterable[Example]) -> list[Example]:
     """Without those that are held back."""
     return [example for example in examples if example.role != "validation"]
@@ -125,7 +131,7 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
     )
     usual = config.repeats if role == "training" else 1
     found = []
-    for picture in images.scan(folder):
+    for picture in index.scan(folder):
         repeats, _ = named_by_folder(picture.path, folder)
         mask, mask_digest = _mask_of(picture, folder, config) if role == "training" else (None, "")
         found.append(

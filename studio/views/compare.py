@@ -39,7 +39,7 @@ def main() -> None:
     with left:
         run = runs[state.select(_("Run"), "run", trained)]
     with right, st.popover(_("Render …"), width="stretch", icon=":material/brush:"):
-        ask_render(run)
+        ask_render(run, {name: runs[name] for name in trained if name != run.name})
     job = jobs.latest("evaluate", run.name)
     st.fragment(watch, run_every=REFRESH if job and job.active else None)(run.name, "evaluate", _("Rendering"))
     try:
@@ -56,8 +56,8 @@ def compared(run: Run) -> bool:
 # ── rendering ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask_render(run: Run) -> None:
-    """What to render; pictures that are there already are kept."""
+def ask_render(run: Run, others: dict[str, Run]) -> None:
+    """What to render, and beside which second run; pictures that are there already are kept."""
     try:
         settings = run.config.evaluation
     except UserError as error:
@@ -72,12 +72,31 @@ def ask_render(run: Run) -> None:
     epochs = st.multiselect(_("Epochs"), saved, placeholder=_("All"), key=f"render epochs {run.name}")
     strengths = st.text_input(_("Strengths"), ", ".join(f"{s:g}" for s in settings.strengths), key=f"st {run.name}")
     seeds = st.text_input(_("Seeds"), ", ".join(map(str, settings.seeds)), key=f"seeds {run.name}")
+    beside = ask_second(run, others) if others else []
     st.caption(_("Only pictures that are missing are rendered."))
     if st.button(_("Render missing"), type="primary", key="render", icon=":material/play_arrow:"):
-        render(run, prompts, epochs, strengths, seeds)
+        render(run, prompts, epochs, strengths, seeds, beside)
 
 
-def render(run: Run, prompts: str, epochs: list[int], strengths: str, seeds: str) -> None:
+def ask_second(run: Run, others: dict[str, Run]) -> list[str]:
+    """Options that put a second run's epochs below the first one's."""
+    name = st.selectbox(
+        _("Beside a second run"),
+        list(others),
+        index=None,
+        placeholder=_("None"),
+        key=f"against {run.name}",
+        help=_("Its epochs are put below, drawn from the same prompts and seeds. The vote decides between the two."),
+    )
+    if name is None:
+        return []
+    saved = [epoch.number for epoch in others[name].epochs()]
+    epochs = st.multiselect(_("Its epochs"), saved, placeholder=_("All"), key=f"against epochs {name}")
+    chosen = ["--against-epochs=" + ",".join(map(str, sorted(epochs)))] if epochs else []
+    return [f"--against={others[name].path}", *chosen]
+
+
+def render(run: Run, prompts: str, epochs: list[int], strengths: str, seeds: str, beside: list[str]) -> None:
     said = {"strengths": strengths.strip(), "seeds": seeds.strip()}
     try:
         presets.layer(dict(presets.parse_override(f"evaluation.{key}={value}") for key, value in said.items()))
@@ -87,7 +106,7 @@ def render(run: Run, prompts: str, epochs: list[int], strengths: str, seeds: str
     arguments = [str(run.path), f"--prompts={prompts}", f"--strengths={said['strengths']}", f"--seeds={said['seeds']}"]
     if epochs:
         arguments.append("--epochs=" + ",".join(map(str, sorted(epochs))))
-    jobs.start("evaluate", *arguments, *panels.clip_option(), subject=run.name)
+    jobs.start("evaluate", *arguments, *beside, *panels.clip_option(), subject=run.name)
     st.rerun()
 
 
@@ -159,9 +178,15 @@ def show_recommendation(run: Run, evaluation: Evaluation) -> None:
     with text:
         if best:
             st.info(escape(best.get("reason", "")), icon=":material/star:")
+        elif evaluation.labels:
+            st.caption(_("Scores depend on what each run was trained on: between two runs the blind vote decides."))
+            for key, said in evaluation.about.items():
+                if key.startswith("Scores of "):
+                    st.caption(escape(f"{key}: {said}"))
         else:
             st.caption(_("The scores do not set one epoch apart: look, and choose by eye."))
-    epochs = [number for number in evaluation.epochs if number != BASE_EPOCH]
+    # A second run's epochs are exported from its own comparison.
+    epochs = [number for number in evaluation.epochs if number != BASE_EPOCH and number not in evaluation.labels]
     with action:
         if best.get("epoch") in epochs:
             export_button(run, best["epoch"], "export best", best.get("strength", 1.0))

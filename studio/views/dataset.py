@@ -6,17 +6,16 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import bulk, contents, crops, editing, gallery, jobs, panels, places, sieve, state, uploads
-from studio.contents import Contents, Texts
+from studio import bulk, contents, crops, editing, gallery, jobs, mending, panels, places, sieve, state, tables, uploads
+from studio.contents import Contents
 from studio.language import _, plural
 from studio.text import escape
 from trainer import toybox
-from trainer.dataset import captions, health
+from trainer.dataset import aside, captions, health
 from trainer.errors import UserError
 
 PAGE = 12  # pictures at once
 TAGS = 60  # in the list
-PREVIEWED = 8  # captions of a bulk change that are shown
 REFRESH = 2.0
 DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 
@@ -83,16 +82,33 @@ def show_folder(name: str, folder: Path) -> None:
     middle, side = st.columns([3, 1], gap="large")
     with side:
         picked = show_tags(found.counts)
-        show_findings(verdict)
+        mending.show(folder, verdict, found.trigger)
     with middle:
-        shown = ask_filter(found, picked)
+        shown = ask_filter(folder, stamp, picked)
         show_gallery(folder, shown, found)
     with top:
         show_head(name, folder, found, shown, verdict)
-    with st.expander(_("Buckets and crops"), icon=":material/crop:", key="crops", on_change="rerun") as expander:
-        if expander.open:
-            sizes = contents.survey(folder.as_posix(), stamp[0])
-            crops.show([sizes[path] for path in found.pictures if path in sizes])
+    show_parts(folder, found, stamp)
+
+
+def show_parts(folder: Path, found: Contents, stamp: tuple[str, str]) -> None:
+    """What takes a moment to work out, and only when it is opened."""
+    parts = {
+        "groups": (_("Pictures that show the same"), ":material/filter_none:"),
+        "tag tables": (_("Tag tables"), ":material/table_rows:"),
+        "crops": (_("Buckets and crops"), ":material/crop:"),
+    }
+    for key, (title, icon) in parts.items():
+        with st.expander(title, icon=icon, key=key, on_change="rerun") as expander:
+            if not expander.open:
+                continue
+            if key == "groups":
+                mending.show_groups(folder, contents.alike(folder.as_posix(), stamp[0]))
+            elif key == "tag tables":
+                tables.show(list(found.texts.values()), found.counts, found.trigger)
+            else:
+                sizes = contents.survey(folder.as_posix(), stamp[0])
+                crops.show([sizes[path] for path in found.pictures if path in sizes])
 
 
 def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdict: health.Health) -> None:
@@ -105,11 +121,11 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
         with st.popover(_("Tag with …"), icon=":material/label:", disabled=bool(job and job.active)):
             ask_tag(name, folder)
         with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
-            captioned = {path.as_posix(): found.texts.get(path.as_posix()) for path in shown}
-            ask_bulk(folder, captioned, len(found.pictures))
-        done = captions.history(folder)
-        undoable = [operation for operation in done if not operation.undone]
-        redoable = [operation for operation in done if operation.undone]
+            # A caption that cannot be read is not there to be changed.
+            texts = {path: found.texts[path.as_posix()] for path in shown if path.as_posix() in found.texts}
+            bulk.ask(folder, texts, len(found.pictures))
+        undoable = aside.newest(folder)[0]
+        redoable = [operation for operation in captions.history(folder) if operation.undone]
         st.button(
             _("Undo"),
             key="undo",
@@ -118,7 +134,7 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             disabled=not undoable,
             icon=":material/undo:",
             shortcut="Mod+Z",
-            help=undoable[-1].name if undoable else None,
+            help=escape(undoable) or None,
         )
         st.button(
             _("Redo"),
@@ -128,16 +144,23 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             disabled=not redoable,
             icon=":material/redo:",
             shortcut="Mod+Shift+Z",
-            help=redoable[0].name if redoable else None,
+            help=escape(redoable[0].name) if redoable else None,
         )
     st.fragment(watch_tagging, run_every=REFRESH if job and job.active else None)(name)
 
 
 def take_back(folder: Path, verb: str) -> None:
+    """Undo covers edits and what was set aside, whichever came last; what was set aside is not done again."""
     try:
-        touched = (captions.undo if verb == "undo" else captions.redo)(folder)
-        text = _("Took back changes to {captions}.") if verb == "undo" else _("Did again changes to {captions}.")
-        state.notify(text.format(captions=plural(len(touched), "caption")))
+        if verb == "undo":
+            name, touched = aside.undo(folder)
+            text = _("Took back “{name}”: {files}.")
+        else:
+            name = next((operation.name for operation in captions.history(folder) if operation.undone), "")
+            touched = captions.redo(folder)
+            text = _("Did “{name}” again: {files}.")
+        if touched:
+            state.notify(text.format(name=name, files=plural(len(touched), "file")))
     except UserError as error:
         state.notify(str(error))
 
@@ -165,66 +188,29 @@ def watch_tagging(name: str) -> None:
     st.session_state["tagging"] = active
 
 
-# ── many captions at once ───────────────────────────────────────────────────────────────────────────────
-
-
-def ask_bulk(folder: Path, texts: Texts, of: int) -> None:
-    """A change to the captions of all shown pictures, with a look at it before it is written."""
-    every = len(texts) == of
-    about = _("All {pictures}") if every else _("The {pictures} that the filter shows")
-    st.caption(about.format(pictures=plural(len(texts), "picture")))
-    name = st.selectbox(_("What to do"), list(bulk.OPERATIONS), format_func=_, key="bulk")
-    _change, asks_what, asks_with = bulk.OPERATIONS[name]
-    what = st.text_input(_("Which"), key="bulk what", placeholder="hat, smile") if asks_what else ""
-    by = st.text_input(_("By"), key="bulk by") if asks_with else ""
-    changes = bulk.preview(name, what, by, texts)
-    for path, (before, after) in list(changes.items())[:PREVIEWED]:
-        with st.container(gap=None):
-            st.caption(escape(Path(path).name))
-            st.text(f"− {before or '…'}\n+ {after or '…'}")
-    if len(changes) > PREVIEWED:
-        st.caption(_("… and {n} more").format(n=len(changes) - PREVIEWED))
-    if asks_what and what and not changes:
-        st.caption(_("This changes nothing."))
-    label = _("Change {captions}").format(captions=plural(len(changes), "caption"))
-    st.button(
-        label,
-        type="primary",
-        key="bulk go",
-        disabled=not changes,
-        on_click=change_many,
-        args=(folder, changes, f"{name.lower()}: {what}".rstrip(": ")),
-    )
-
-
-def change_many(folder: Path, changes: dict, operation: str) -> None:
-    try:
-        state.notify(editing.save_many(folder, changes, operation))
-    except UserError as error:
-        state.notify(str(error))
-
-
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask_filter(found: Contents, picked: list[str]) -> list[Path]:
-    """Those that pass, in the chosen order."""
+def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[Path]:
+    """Those that pass, in the chosen order; none while the filter cannot be read."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = st.text_input(
             _("Filter"),
             key="filter",
-            placeholder=_("hat, -smile   (press / )"),
+            placeholder=_("tag:hat AND NOT tag:smile   (press / )"),
             icon=":material/search:",
-            help=_("Tags or words with commas between; - before one leaves it out; - alone: without a caption."),
+            help=_(
+                "Words are looked for in the captions. tag:blue hair, tag:*hair, name:cat, tokens:>75, tags:<5, "
+                "width:512..1024, ratio:>1.5, size:>2 (MB), missing:caption and issue:blurry ask for one thing; AND, "
+                "OR, NOT and brackets join them."
+            ),
         )
         order = st.selectbox(_("Order"), list(sieve.ORDERS), format_func=_, key="order", width=180)
-    terms, texts, nothing = sieve.terms_of(", ".join([wanted, *picked])), found.texts, frozenset()
-    kept = [
-        path
-        for path in found.pictures
-        if sieve.keep(path, texts.get(path.as_posix()), found.tags.get(path.as_posix(), nothing), terms)
-    ]
-    return sorted(kept, key=lambda path: sieve.ORDERS[order](path, texts.get(path.as_posix())))
+    try:
+        return [item.path for item in sieve.select(contents.items(folder.as_posix(), stamp), wanted, picked, order)]
+    except UserError as error:
+        st.error(escape(error))
+        return []
 
 
 def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
@@ -275,17 +261,6 @@ def show_tags(counts: dict[str, int]) -> list[str]:
     if len(counts) > TAGS:
         st.caption(_("… and {n} more").format(n=len(counts) - TAGS))
     return picked
-
-
-def show_findings(verdict: health.Health) -> None:
-    if not verdict.findings:
-        return
-    st.header(_("To look at"))
-    for reason in verdict.reasons:
-        st.caption(escape(reason))
-    with st.expander(plural(len(verdict.findings), "finding"), key="findings"):
-        for finding in verdict.findings[:50]:
-            st.caption(escape(f"{finding.what}. {finding.remedy}."))
 
 
 main()

@@ -7,14 +7,14 @@ from typing import Any
 
 import streamlit as st
 
-from studio import forms, jobs, line, panels, places, state
+from studio import forecast, forms, importing, jobs, line, panels, places, state
 from studio.language import _, plural
 from studio.text import escape
 from trainer import checks, presets
-from trainer.config import TrainConfig, settings
+from trainer.config import DataConfig, TrainConfig, settings
 from trainer.dataset import buckets
 from trainer.errors import UserError
-from trainer.examples import Example, common_first_tag, count_steps, load_examples
+from trainer.examples import Example, common_first_tag, count_steps, folders, load_examples, trained
 from trainer.files import write_text
 from trainer.run import Run, slug
 
@@ -29,6 +29,8 @@ def main() -> None:
     form, outcome = st.columns([3, 2], gap="large")
     with form:
         preset = choose_preset()
+        with st.expander(_("Import from kohya"), icon=":material/input:", key="importing"):
+            importing.ask(NO_PRESET)
         ask_subject(preset)
         st.divider()
         front = [s.path for s in settings() if s.front and s.path not in OWN]
@@ -164,13 +166,15 @@ def show_outcome(preset: dict[str, Any]) -> None:
         if not config.data.folder:
             st.info(_("Choose a folder of pictures, and this column says what training will do with it."))
             return
-        examples = cached_examples(config.data.model_dump_json(), panels.stamp(Path(config.data.folder)))
+        stamp = stamp_of(config.data)
+        examples = cached_examples(config.data.model_dump_json(), stamp)
     except UserError as error:
         st.error(escape(error))
         return
     show_steps(config, examples)
     blocked = show_problems(checks.check(config, examples), preset)
     show_buckets(config, examples)
+    forecast.show(config, stamp)
     show_actions(config, preset, blocked)
 
 
@@ -179,21 +183,34 @@ def configure(preset: dict[str, Any]) -> TrainConfig:
     return presets.layer(preset, usual_names(), state.draft(), where="This form")
 
 
+def stamp_of(data: DataConfig) -> tuple:
+    """Changes whenever a file of any folder does that training would read."""
+    return tuple(panels.stamp(folder, data.caption_extension) for folder in folders(data) if folder.is_dir())
+
+
 @st.cache_data(max_entries=20, show_spinner=False)
 def cached_examples(data: str, stamp: tuple) -> list[Example]:
     """`stamp` makes the answer old when a file changes."""
-    from trainer.config import DataConfig
-
     return load_examples(DataConfig.model_validate_json(data))
 
 
 def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     steps, per_epoch = count_steps(examples, config)
     st.metric(_("Steps"), f"{steps:,}", label_visibility="collapsed")
-    repeats, epochs = plural(config.data.repeats, "repeat"), plural(config.loop.epochs, "epoch")
-    pictures = f"{plural(len(examples), 'picture')} × {repeats} × {epochs}"
+    seen, loop = trained(examples), config.loop
+    repeats = {example.repeats for example in seen}
+    # Folders called 10_name, more folders and regularisation pictures have repeats of their own.
+    times = (
+        plural(repeats.pop(), "repeat")
+        if len(repeats) == 1
+        else _("their repeats, {n} in an epoch").format(n=sum(example.repeats for example in seen))
+    )
+    pictures = f"{plural(len(seen), 'picture')} × {times} × {plural(loop.epochs, 'epoch')}"
+    size = f"{loop.batch_size}" + f" × {loop.gradient_accumulation}" * (loop.gradient_accumulation > 1)
     batches = _("{pictures} ÷ batch {size} = {steps}")
-    st.text(batches.format(pictures=pictures, size=config.loop.batch_size, steps=plural(steps, "step")))
+    st.text(batches.format(pictures=pictures, size=size, steps=plural(steps, "step")))
+    if held := len(examples) - len(seen):
+        st.caption(_("{pictures} held back for validation.").format(pictures=plural(held, "picture")))
     each = _("{steps} an epoch. Every epoch is saved as a finished file in runs/.")
     st.caption(each.format(steps=plural(per_epoch, "step")))
 
@@ -219,6 +236,7 @@ def mend(problem: checks.Problem) -> None:
 
 
 def show_buckets(config: TrainConfig, examples: list[Example]) -> None:
+    examples = trained(examples)
     plan = buckets.describe(
         [example.path.name for example in examples],
         [example.placement for example in examples],

@@ -94,7 +94,7 @@ def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplac
         page.reload()
         settle(page)
         page.get_by_role("button", name="Undo").click()
-        page.get_by_text("Took back changes to 1 caption").wait_for()
+        page.get_by_text("Took back “edit 01").wait_for()
         assert "onerror" not in captions.caption_of(folder / "01.png")
 
         # Another tab: the second to save is told, and what the first wrote stays.

@@ -1,10 +1,13 @@
 """Editing captions without a page: cards, bulk changes, filters, and two tabs at once."""
 
+from pathlib import Path
+
 import pytest
 from trainees import draw_pictures
 
 from studio import bulk, editing, gallery, sieve
-from trainer.dataset import captions
+from trainer.dataset import captions, edit
+from trainer.dataset.query import Item
 from trainer.errors import UserError
 
 
@@ -44,14 +47,14 @@ def test_a_card_cannot_write_outside_of_its_folder(folder, name, here):
         editing.save(folder, {"id": name, "before": "", "text": "x"})
 
 
-def test_a_bulk_change_leaves_what_changed_meanwhile(folder):
-    texts = {path.as_posix(): captions.caption_of(path) for path in sorted(folder.glob("*.png"))}
-    changes = bulk.preview("Add at the end", "new", "", texts)
+def test_a_bulk_change_is_not_written_over_what_changed_meanwhile(folder):
+    texts = {path: captions.caption_of(path) for path in sorted(folder.glob("*.png"))}
+    made = bulk.plan("Add at the end", "new", "", texts)
     (folder / "01.txt").write_text("from another tab")
-    said = editing.save_many(folder, changes, "add: new")
-    assert "Saved 4 captions" in said and "1 caption had been changed elsewhere" in said
+    with pytest.raises(UserError, match="01.png has been changed since"):
+        edit.apply(folder, made)
     assert captions.caption_of(folder / "01.png") == "from another tab"
-    assert len(captions.undo(folder)) == 4
+    assert captions.caption_of(folder / "02.png") == texts[folder / "02.png"]
 
 
 @pytest.mark.parametrize(
@@ -63,26 +66,58 @@ def test_a_bulk_change_leaves_what_changed_meanwhile(folder):
         ("Replace a tag", "hat", "cap, red", "moss, cap, red, blue hair"),
         ("Replace text", "blue", "red", "moss, hat, red hair, hat"),
         ("Move to the front", "hat", "", "hat, hat, moss, blue hair"),
+        ("Replace by a regular expression", "(blue) hair", r"\1 eyes", "moss, hat, blue eyes, hat"),
+        ("Trigger word first", "cat", "", "cat, moss, hat, blue hair, hat"),
+        ("Most frequent tags first", "", "", "moss, hat, hat, blue hair"),
+        ("Tags in alphabetical order", "", "", "blue hair, hat, hat, moss"),
         ("Remove duplicates", "", "", "moss, hat, blue hair"),
+        ("Take out what longer tags say", "", "", None),
+        ("Take out what describes the character", "", "", "moss, hat, hat"),
+        ("Spaces instead of underscores", "", "", None),
     ],
 )
 def test_every_bulk_change(name, what, by, after):
-    before = "moss, hat, blue hair, hat"
-    assert bulk.preview(name, what, by, {"a.png": before}) == {"a.png": (before, after)}
+    before, path = "moss, hat, blue hair, hat", Path("a.png")
+    changes = [(change.before, change.after) for change in bulk.plan(name, what, by, {path: before}).changes]
+    assert changes == ([(before, after)] if after else [])
+
+
+def test_nothing_is_planned_before_it_is_said_what():
+    for name, operation in bulk.OPERATIONS.items():
+        if operation.which and not operation.optional:
+            assert bulk.plan(name, " ", "", {Path("a.png"): "moss"}).changes == []
+
+
+def test_letters_are_replaced_as_they_are():
+    made = bulk.plan("Replace text", "a.c (", r"\1 [x]", {Path("a.png"): "abc, a.c (", Path("b.png"): "abc"})
+    assert [change.after for change in made.changes] == [r"abc, \1 [x]"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "kept"),
-    [("", True), ("hat", True), ("HAT, blue_hair", True), ("blu", True), ("-hat", False), ("-smile", True),
-     ("hat, -moss", False), ("-", False), ("cat.png", True), ("dog", False)],
-)  # fmt: skip
-def test_the_filter(tmp_path, wanted, kept):
-    text, tags = "moss, Hat, blue_hair", frozenset({"moss", "hat", "blue hair"})
-    assert sieve.keep(tmp_path / "cat.png", text, tags, sieve.terms_of(wanted)) is kept
+    ("wanted", "picked", "kept"),
+    [
+        ("", [], "cat dog bare"),
+        ("tag:HAT", [], "cat"),
+        ("NOT tag:hat", [], "dog bare"),
+        ("", ['say "hi"'], "dog"),
+        ("missing:caption OR tag:hat", [], "cat bare"),
+        ("width:>500", ["moss"], "cat"),
+        ("issue:blurry", [], "dog"),
+    ],
+)
+def test_the_filter(wanted, picked, kept):
+    items = [
+        Item(Path("cat"), "moss, Hat, blue_hair", 512, 512),
+        Item(Path("dog"), 'moss, say "hi"', 64, 64, issues=frozenset({"blurry"})),
+        Item(Path("bare")),
+    ]
+    assert [item.path.name for item in sieve.select(items, wanted, picked, "By name")] == kept.split()
 
 
-def test_a_dash_alone_asks_for_pictures_without_a_caption(tmp_path):
-    assert all(sieve.keep(tmp_path / "a.png", text, frozenset(), sieve.terms_of("-")) for text in (None, ""))
+def test_the_order():
+    items = [Item(Path("two"), "a, b"), Item(Path("none")), Item(Path("one"), "a")]
+    assert [i.path.name for i in sieve.select(items, "", [], "Fewest tags first")] == ["none", "one", "two"]
+    assert [i.path.name for i in sieve.select(items, "", [], "Most tags first")] == ["two", "one", "none"]
 
 
 def test_tokens_are_counted_as_clip_splits_words():

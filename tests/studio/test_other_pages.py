@@ -8,8 +8,9 @@ from comparisons import make_comparison
 from PIL import Image
 from trainees import draw_pictures
 
-from studio import jobs
+from studio import comparison, jobs
 from trainer import presets
+from trainer.cells import Evaluation
 from trainer.dataset import captions
 from trainer.run import Run
 
@@ -32,6 +33,13 @@ def test_home_lists_the_runs(open_page, words):
     make_comparison()
     text = words(open_page("home"))
     assert "1 of 1 runs" in text and "finished" in text
+
+
+def opened(page, key: str) -> None:
+    """AppTest has no click on an expander; its state in the session is what a click would set."""
+    page.session_state[key] = True
+    page.run()
+    assert not page.exception
 
 
 # ── dataset ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -69,11 +77,75 @@ def test_the_filter_narrows_what_a_bulk_edit_changes(open_page, here):
     folder = draw_pictures(here / "datasets" / "moss")
     captions.write_captions(folder, {folder / "03.txt": "moss, hat"}, "test")
     page = open_page("dataset")
-    page.text_input(key="filter").set_value("hat").run()
+    page.text_input(key="filter").set_value("tag:hat AND NOT tag:smile").run()
     page.text_input(key="bulk what").set_value("seen").run()
     page.button(key="bulk go").click().run()
     changed = [path.name for path in sorted(folder.glob("*.txt")) if "seen" in path.read_text()]
     assert changed == ["03.txt"]
+
+
+def test_a_filter_that_cannot_be_read_is_said(open_page, words, here):
+    draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+    page.text_input(key="filter").set_value("tag:hat AND (").run()
+    assert not page.exception and "The filter cannot be read at character" in words(page)
+
+
+def test_reasons_of_an_edit_are_shown(open_page, words, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    captions.write_captions(folder, {path: "moss, blue hair, hat" for path in folder.glob("*.txt")}, "test")
+    page = open_page("dataset")
+    page.selectbox(key="bulk").select("Take out what describes the character").run()
+    assert "blue hair: in 100% of the captions" in words(page)
+    page.button(key="bulk go").click().run()
+    assert not page.exception and captions.caption_of(folder / "03.png") == "moss, hat"
+
+
+def test_a_finding_is_fixed_and_undone(open_page, words, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    (folder / "copy.png").write_bytes((folder / "00.png").read_bytes())
+    (folder / "copy.txt").write_text("moss, the same")
+    page = open_page("dataset")
+    opened(page, "kind duplicate")
+    assert "copy.png is the same file as 00.png" in words(page) and "sets aside copy.png" in words(page)
+    page.button(key="show duplicate").click().run()
+    assert page.text_input(key="filter").value == 'issue:"duplicate"'
+    opened(page, "kind duplicate")
+    page.button(key="fix duplicate").click().run()
+    assert not page.exception and not (folder / "copy.png").exists() and not (folder / "copy.txt").exists()
+    page.button(key="undo").click().run()
+    assert not page.exception and (folder / "copy.txt").read_text() == "moss, the same"
+    assert "Took back “fix duplicate”" in page.toast[0].value.replace("\\", "")
+
+
+def test_pictures_without_a_caption_get_the_trigger_word(open_page, words, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    (folder / "02.txt").unlink()
+    page = open_page("dataset")
+    opened(page, "kind no caption")
+    page.button(key="fix no caption").click().run()
+    assert not page.exception and captions.caption_of(folder / "02.png") == "moss"
+
+
+def test_pictures_that_show_the_same_are_set_aside_as_a_group(open_page, words, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    with Image.open(folder / "00.png") as picture:
+        picture.resize((picture.width // 2, picture.height // 2)).save(folder / "small.png")
+    page = open_page("dataset")
+    opened(page, "groups")
+    page.button(key="aside 0").click().run()
+    assert not page.exception and not (folder / "small.png").exists() and (folder / "00.png").exists()
+    page.button(key="undo").click().run()
+    assert (folder / "small.png").exists()
+
+
+def test_tag_tables(open_page, here):
+    draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+    assert not page.dataframe
+    opened(page, "tag tables")
+    assert page.dataframe[0].value.iloc[0].tolist() == ["moss", 5, 1.0]
+    assert page.dataframe[1].value.iloc[0]["together"] == 5
 
 
 def test_broken_pictures_and_captions_are_named(open_page, words, here):
@@ -110,6 +182,33 @@ def test_tagging_starts_a_worker(open_page, here, started):
 
 def test_compare_over_nothing(open_page, words):
     assert "Nothing to compare yet" in words(open_page("compare"))
+
+
+def test_a_second_run_is_rendered_below_and_its_rows_are_called_by_their_labels(open_page, words, started):
+    run, other = make_comparison(), make_comparison(1)
+    page = open_page("compare", run=run.name)
+    page.selectbox(key=f"against {run.name}").select(other.name).run()
+    page.multiselect(key=f"against epochs {other.name}").select(1).run()
+    page.button(key="render").click().run()
+    assert not page.exception
+    assert f"--against={other.path}" in started[0] and "--against-epochs=1" in started[0]
+
+
+def test_two_runs_are_told_apart(open_page, words):
+    run = make_comparison(3)
+    folder = run.evaluation_folder("character")
+    evaluation = Evaluation.load(folder)
+    evaluation.labels = {3: "hat epoch 1"}  # as `evaluate --against` numbers a second run
+    evaluation.recommended = None
+    evaluation.about["Scores of hat"] = "epoch 1 is *good*"
+    evaluation.save(folder)
+    page = open_page("compare", run=run.name)
+    table = page.get("html")[0].proto.body
+    assert "hat epoch 1" in table and "epoch 2" in table and "epoch 3" not in table
+    assert "Scores of hat: epoch 1 is *good*" in words(page)
+    assert page.selectbox(key="export").options == ["1", "2"]  # the second run's is not this run's to export
+    assert comparison.place(evaluation, 3) == {"run": "hat", "epoch": 1}
+    assert comparison.place(evaluation, 2) == {"run": run.name, "epoch": 2}
 
 
 def test_compare_shows_grid_and_recommendation(open_page, words):

@@ -1,8 +1,10 @@
 """The runs page over nothing, over a run of every state, and over broken folders."""
 
+import json
+
 import pytest
 
-from studio import jobs
+from studio import charts, jobs
 from trainer import presets
 from trainer.run import Progress, Run
 
@@ -83,3 +85,25 @@ def test_duplicate_opens_the_train_page_with_the_runs_settings(open_page):
     page.button(key="duplicate").click().run()
     assert not page.exception
     assert page.session_state["draft"]["adapter.rank"] == 7
+
+
+def test_validation_is_one_chart_with_both_kinds(open_page):
+    run = make("moss", "finished")
+    lines = [{"step": step, "epoch": 1, "loss": 0.1} for step in range(1, 501)]
+    for step in (100, 200):  # long before the newest entries
+        lines[step - 1] |= {"loss/validation": 0.2, "loss/validation_trained": 0.15}
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = open_page("runs")
+    curve = page.segmented_control(key="curve")
+    assert curve.options == ["loss", "loss/validation"]
+    curve.set_value("loss/validation").run()
+    assert not page.exception
+    (chart,) = page.get("arrow_vega_lite_chart") or page.get("vega_lite_chart")
+    assert "strokeDash" in chart.proto.spec
+    rows = [(row["kind"], row["step"], row["smoothed"]) for row in charts.rows_of({"a": lines}, "loss/validation", 0.9)]
+    assert rows == [
+        (kind, step, pytest.approx(value))
+        for kind, value in (("held-back pictures", 0.2), ("trained pictures", 0.15))
+        for step in (100, 200)
+    ]
+    assert len(charts.rows_of({"a": lines}, "loss", 0.9)) == 500

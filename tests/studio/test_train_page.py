@@ -1,9 +1,12 @@
 """The train page: what it says will happen, problems and their remedies, presets, and the start."""
 
+import json
+import time
+
 import pytest
 from trainees import draw_pictures
 
-from studio import jobs
+from studio import forecast, jobs, panels
 from trainer import presets
 from trainer.run import Run, find_runs
 
@@ -113,3 +116,110 @@ def test_a_run_can_be_made_without_starting_it(open_page, pictures, started):
     assert not page.exception and not started
     (run,) = find_runs()
     assert run.status.state == "queued"
+
+
+def test_repeats_of_folders_and_more_folders_are_counted(open_page, words, here):
+    draw_pictures(here / "datasets" / "moss-cat" / "3_moss cat", sizes=[(64, 64)] * 2)
+    draw_pictures(here / "datasets" / "hats", sizes=[(64, 64)])
+    page = open_page("train", dataset="moss-cat")
+    assert "2 pictures × 3 repeats × 10 epochs" in words(page)
+    field(page, "text_input", "data.more_folders").set_value("datasets/hats*2").run()
+    assert "3 pictures × their repeats, 26 in an epoch × 10 epochs" in words(page)
+    draw_pictures(here / "datasets" / "hats", sizes=[(64, 64)] * 2)  # what is in another folder counts at once
+    assert "4 pictures × their repeats, 46 in an epoch × 10 epochs" in words(page.run())
+
+
+GUI = {
+    "LoRA_type": "Standard",
+    "network_dim": 24,
+    "network_alpha": 12,
+    "learning_rate": 0.0002,
+    "unet_lr": 0.0002,
+    "epoch": 7,
+    "train_data_dir": "/somewhere/img",
+    "pretrained_model_name_or_path": "/somewhere/<b>base</b>.safetensors",
+    "gpu_ids": "0",
+    "no_such_thing_here": 5,
+}
+
+
+def test_kohya_settings_are_shown_and_fill_the_form(open_page, words, pictures):
+    page = open_page("train")
+    page.file_uploader(key="import").upload("old <b>.json", json.dumps(GUI).encode()).run()
+    assert not page.exception
+    text = words(page)
+    assert "network_dim 24 → adapter.rank = 24" in text and "no_such_thing_here 5" in text
+    assert "Ignored, because it changes nothing" in text
+    page.button(key="import go").click().run()
+    assert not page.exception
+    assert field(page, "number_input", "adapter.rank").value == 24
+    assert field(page, "number_input", "loop.epochs").value == 7
+    assert "● " in field(page, "number_input", "adapter.rank").label
+    page.button(key="later").click().run()
+    assert not page.exception
+    (run,) = find_runs()
+    assert run.config.adapter.rank == 24 and run.config.data.folder == "datasets/moss-cat"
+
+
+def test_an_import_that_cannot_be_read_is_named(open_page, words, pictures):
+    page = open_page("train")
+    page.file_uploader(key="import").upload("notes.json", b"{").run()
+    assert not page.exception
+    assert "notes.json is not valid JSON" in words(page) and "/tmp" not in words(page)
+
+
+def test_an_import_reads_no_other_file_of_this_machine(open_page, words, pictures, here):
+    (here / "secret.toml").write_text("network_dim = 77")
+    page = open_page("train")
+    content = f'network_dim = 8\nconfig_file = "{(here / "secret.toml").as_posix()}"'
+    page.file_uploader(key="import").upload("a.toml", content.encode()).run()
+    assert "which is not part of it" in words(page) and "77" not in words(page)
+
+
+ANSWER = {
+    "device": "a small card",
+    "capacity": 6_000_000_000,
+    "training": {"UNet": 5_000_000_000, "optimizer": 4_000_000_000, "average": 0},
+    "rendering": 3_000_000_000,
+    "file": 37_000_000,
+    "disk": {"epochs": 370_000_000, "cache": 30_000_000},
+    "peak": 9_000_000_000,
+    "fits": False,
+    "total_seconds": 5400.0,
+    "change": {"set": {"loop.batch_size": 1}, "peak": 5_500_000_000, "rendering": 3_000_000_000},
+}
+
+
+def test_what_a_run_takes_is_asked_in_another_process_and_its_change_applied(open_page, words, pictures, started):
+    page = open_page("train")
+    page.button(key="estimate").click().run()
+    assert not page.exception
+    (command,) = started
+    assert command[4] == "estimate" and "--json" in command
+    asked = presets.load(command[5].removeprefix("--preset=")).values
+    assert asked["data.folder"] == "datasets/moss-cat" and asked["data.trigger"] == "moss"
+    job = jobs.latest("estimate")
+    job.log.write_text("a warning of some library\n" + json.dumps(ANSWER) + "\nanother one\n")
+    (job.folder / "result.json").write_text('{"code": 0}')
+    text = words(page.run())
+    assert "It does not fit: 9 GB of 6 GB on a small card" in text and "1 h 30 min" in text and "400 MB" in text
+    page.button(key="make it fit").click().run()
+    assert not page.exception
+    assert field(page, "number_input", "loop.batch_size").value == 1
+    assert "It does not fit" not in words(page)  # that was about other settings
+
+
+def test_the_estimate_is_what_the_command_prints(here, pictures):
+    if "toybox/sd15" not in panels.toybox_bases():
+        pytest.skip("the toybox's weights are not installed")
+    config = presets.layer({"model.base": "toybox/sd15", "data.folder": "datasets/moss-cat", "data.resolution": 64})
+    said = presets.to_toml(presets.nest({p: now for p, (_, now) in presets.differences(config).items()}), "")
+    (here / "asked.toml").write_text(said)
+    job = jobs.start("estimate", "--preset=asked.toml", "--json")
+    until = time.time() + 120
+    while job.active and time.time() < until:
+        time.sleep(0.2)
+    assert job.state == "done", job.tail()
+    answer = forecast.answer_of(job)
+    assert answer["fits"] and answer["peak"] > answer["training"]["UNet"] > 0 and answer["change"] is None
+    assert answer.keys() >= ANSWER.keys()

@@ -145,9 +145,9 @@ def edit(
 ):
     """Change many captions at once; `undo` takes it back.
 
-    add TAG…, remove TAG…, replace OLD NEW, regex PATTERN NEW, order frequency|alphabet|TAG…, dedupe, prune (tags that
-    longer ones say), absorb [TAG…] (tags that describe the character, so that the trigger learns them), trigger WORD,
-    spaces (for underscores).
+    add TAG…, prepend TAG…, remove TAG…, replace OLD NEW, regex PATTERN NEW, order frequency|alphabet|TAG…, dedupe,
+    prune (tags that longer ones say), absorb [TAG…] (tags that describe the character, so that the trigger learns
+    them), trigger WORD, spaces (for underscores).
     """
     from trainer.dataset import edit as edits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from collections.abc import Callable
@@ -57,6 +58,7 @@ def estimate(
     set_: SetOption = None,
     memory: Annotated[float, typer.Option(min=0, help="Hold it against a device with this many GB instead.")] = 0,
     probe: Annotated[bool, typer.Option(help="Take two real steps first, and correct the figures with them.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in one line.")] = False,
 ):
     """Say what a run takes before it starts: memory, time, disk; and what would make it fit."""
     from trainer import estimate as estimates
@@ -64,11 +66,16 @@ def estimate(
     config = configure(preset, base, data, name, trigger, set_ or [])
     if probe:
         taken, peak = estimates.probe(config, examples_of(config))
+    if probe and not as_json:
         console.print(f"Two real steps: {taken:.2f} s for the second, at most {size(peak)} of memory.")
     found = estimates.estimate(config, examples_of(config), round(memory * 1e9))
+    change = None if found.fits else estimates.cheapest_change(config, examples_of, found.capacity)
+    if as_json:
+        print(json.dumps({**found.as_json(), "change": change and {"set": change[0], **change[1].as_json()}}))
+        return
     print_estimate(found)
     if not found.fits:
-        print_change(estimates.cheapest_change(config, examples_of, found.capacity))
+        print_change(change)
 
 
 def examples_of(config: TrainConfig):

@@ -72,6 +72,18 @@ def add(texts: Texts, arguments: list[str], _) -> dict[Path, str]:
     return {path: captions.merge(text or "", wanted) for path, text in texts.items()}
 
 
+def prepend(texts: Texts, arguments: list[str], _) -> dict[Path, str]:
+    """TAG ...: put them at the start of every caption that lacks them."""
+    wanted = _tags(arguments, "prepend TAG ...")
+    done = {}
+    for path, text in texts.items():
+        there = {captions.same(tag) for tag in captions.split(text or "")}
+        missing = captions.join(tag for tag in wanted if captions.same(tag) not in there)
+        if missing:
+            done[path] = f"{missing}, {text}" if text else missing
+    return done
+
+
 def remove(texts: Texts, arguments: list[str], _) -> dict[Path, str]:
     """TAG ...: take them out; `*hair` takes out every tag that ends so."""
     patterns = [captions.same(tag).replace("[", "[[]") for tag in _tags(arguments, "remove TAG ...")]
@@ -184,6 +196,7 @@ def spaces(texts: Texts, arguments: list[str], _) -> dict[Path, str]:
 Edit = Callable[[Texts, list[str], list[str]], Mapping[Path, str]]
 EDITS: dict[str, Edit] = {
     "add": add,
+    "prepend": prepend,
     "remove": remove,
     "replace": replace,
     "regex": regex,

@@ -34,12 +34,15 @@ class Source:
     whole: bool = True  # False for a dataset alone: what it leaves out about training is not sd-scripts' default
 
 
-def read_source(path: Path) -> Source:
-    """Read any of the known kinds of file. Raises UserError with one sentence for everything else."""
+def read_source(path: Path, *, alone: bool = False) -> Source:
+    """Read any of the known kinds of file. Raises UserError with one sentence for everything else.
+
+    `alone`: files that it names are not looked for, as it comes from somebody who must not have them read.
+    """
     if not path.is_file():
         raise UserError(f"There is no file {path}: give {WHAT}.")
     try:
-        source = READERS.get(path.suffix.lower(), _script)(path)
+        source = READERS.get(path.suffix.lower(), _script)(path, alone)
     except RecursionError:
         raise UserError(f"{path} is nested too deeply to be a settings file: give {WHAT}.") from None
     names = {alias for entry in settings() for alias in entry.kohya} | known.READ.keys() | known.RENAMED.keys()
@@ -58,7 +61,7 @@ def _text(path: Path) -> str:
 # ── kohya_ss GUI ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _gui(path: Path) -> Source:
+def _gui(path: Path, _alone: bool) -> Source:
     try:
         values = json.loads(_text(path))
     except ValueError as error:
@@ -105,7 +108,7 @@ def _unused_in_gui(values: Values):
 # ── sd-scripts ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _toml(path: Path) -> Source:
+def _toml(path: Path, alone: bool) -> Source:
     content = read_toml(path)
     ours = {entry.path for entry in settings()}
     if ours & flatten(content).keys() and not {alias for entry in settings() for alias in entry.kohya} & content.keys():
@@ -114,7 +117,7 @@ def _toml(path: Path) -> Source:
         return Source(path, "sd-scripts dataset", *_dataset(content), whole=False)
     # The sections are for people only; sd-scripts reads through them.
     values = {name.rpartition(".")[2]: value for name, value in flatten(content).items()}
-    return _with_dataset(Source(path, "sd-scripts settings", values, {}))
+    return _with_dataset(Source(path, "sd-scripts settings", values, {}), alone)
 
 
 def _dataset(content: Values) -> tuple[Values, dict[str, str]]:
@@ -151,14 +154,14 @@ class Differing:
         return ", ".join(map(str, self.values))
 
 
-def _script(path: Path) -> Source:
+def _script(path: Path, alone: bool) -> Source:
     """A shell or batch file with a call of sd-scripts; a dataset written into it is read as well."""
     text = _text(path)
     values = _options(text)
     if "train_network" not in text and not {"network_module", "network_dim", "train_data_dir"} & values.keys():
         raise UserError(f"{path} is no settings file that can be read: give {WHAT}.")
     embedded = re.search(r"<<'?TOML'?\s*\n(.*?)\nTOML", text, flags=re.DOTALL)
-    return _with_dataset(Source(path, "sd-scripts command line", values, {}), embedded[1] if embedded else "")
+    return _with_dataset(Source(path, "sd-scripts command line", values, {}), alone, embedded[1] if embedded else "")
 
 
 def _options(text: str) -> Values:
@@ -184,7 +187,7 @@ def _options(text: str) -> Values:
     return values
 
 
-def _with_dataset(source: Source, embedded: str = "") -> Source:
+def _with_dataset(source: Source, alone: bool, embedded: str = "") -> Source:
     """Also what stands in the files that a source names: --config_file and --dataset_config, beside it."""
     import tomllib
 
@@ -198,6 +201,11 @@ def _with_dataset(source: Source, embedded: str = "") -> Source:
                 content = tomllib.loads(embedded)
             except tomllib.TOMLDecodeError as error:
                 raise UserError(f"The dataset inside {source.path} is not valid TOML: {error}.") from None
+        elif alone and not known.is_off(found):
+            raise UserError(
+                f"{source.path} refers to {found}, which is not part of it: import on the command line, with that file "
+                f"beside this one."
+            )
         elif isinstance(found, str) and path.is_file() and path != source.path:
             content = read_toml(path)
         elif not known.is_off(found):
@@ -213,7 +221,7 @@ def _with_dataset(source: Source, embedded: str = "") -> Source:
 # ── a LoRA file ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _lora(path: Path) -> Source:
+def _lora(path: Path, _alone: bool) -> Source:
     header = read_header(path)
     values: Values = {}
     for key, text in header.metadata.items():
@@ -260,4 +268,4 @@ def _optimizer_of(text: str) -> Values:
     return {"optimizer_type": match[1], "optimizer_args": [part.replace(" ", "") for part in found]}
 
 
-READERS: dict[str, Callable[[Path], Source]] = {".json": _gui, ".toml": _toml, ".safetensors": _lora}
+READERS: dict[str, Callable[[Path, bool], Source]] = {".json": _gui, ".toml": _toml, ".safetensors": _lora}

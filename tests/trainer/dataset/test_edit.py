@@ -19,6 +19,9 @@ def run(text, name, *arguments):
     [
         ("moss,hat", "add smile, HAT", "moss,hat, smile"),
         (None, "add smile", "smile"),
+        ("moss,hat", "prepend smile, HAT", "smile, moss,hat"),
+        ("moss,hat", "prepend HAT", "moss,hat"),
+        (None, "prepend smile", "smile"),
         ("moss,\nhat,  smile", "remove Hat", "moss,  smile"),
         ("moss, blue_hair, hair band", "remove *hair", "moss, hair band"),
         ("moss,  hat, smile", "replace hat|red hat, wool", "moss,  red hat, wool, smile"),

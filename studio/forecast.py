@@ -1,0 +1,125 @@
+"""What a run will take, asked of the trainer in a process of its own, since counting it needs torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from studio import forms, jobs, panels, state
+from studio.language import _, plural
+from studio.text import escape
+from trainer import presets
+from trainer.config import TrainConfig
+from trainer.errors import UserError
+from trainer.files import write_text
+from trainer.texts import duration, size
+
+ASKED = Path(".studio") / "estimates"  # the settings that were asked about, a file each
+REFRESH = 1.0
+# What the trainer names in `Estimate.training`, for the translations.
+PARTS = ("text encoders", "optimizer", "average", "activations and gradients", "program and driver")
+
+
+def show(config: TrainConfig, stamp: tuple) -> None:
+    """The button, and beneath it what was answered for these settings and these pictures."""
+    text = presets.to_toml(presets.nest({path: now for path, (_usual, now) in presets.differences(config).items()}), "")
+    subject = hashlib.sha256(f"{text}{stamp}".encode()).hexdigest()[:20]
+    job = jobs.latest("estimate", subject)
+    active = job is not None and job.active
+    with st.container(horizontal=True):
+        if st.button(_("What will it take?"), key="estimate", icon=":material/speed:", disabled=active):
+            start(text, subject)
+        if st.button(
+            _("Time two steps"),
+            key="probe",
+            icon=":material/timer:",
+            disabled=active,
+            help=_("Loads the base model and takes two real steps, which are thrown away: then the time is known."),
+        ):
+            start(text, subject, "--probe")
+    if job is not None:
+        st.fragment(watch, run_every=REFRESH if active else None)(subject)
+
+
+def start(text: str, subject: str, *options: str) -> None:
+    path = ASKED / f"{subject}.toml"
+    try:
+        write_text(path, text)
+        jobs.start("estimate", f"--preset={path.as_posix()}", "--json", *options, subject=subject)
+    except UserError as error:
+        st.error(escape(error))
+        return
+    st.rerun()
+
+
+def watch(subject: str) -> None:
+    job = jobs.latest("estimate", subject)
+    active = panels.show_job(job, f"estimate {subject}", _("Counting memory, time and disk"))
+    if st.session_state.get(f"watched {subject}", False) and not active:
+        st.session_state[f"watched {subject}"] = False
+        st.rerun()
+    st.session_state[f"watched {subject}"] = active
+    if job is not None and job.state == "done":
+        answer = answer_of(job)
+        if answer is None:
+            st.error(_("The answer cannot be read: ask again."))
+        else:
+            show_answer(answer)
+
+
+def answer_of(job: jobs.Job) -> dict[str, Any] | None:
+    """The figures as the command printed them; warnings of libraries may stand around that line."""
+    line = next((line for line in reversed(job.tail(50).splitlines()) if line.startswith('{"device"')), "")
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def show_answer(found: dict[str, Any]) -> None:
+    """Memory, time and disk; where it does not fit, the change that makes it."""
+    capacity = size(found["capacity"])
+    most = max(found["peak"], found["rendering"])
+    fits = _("It fits: {most} of {capacity} on {device}.")
+    fails = _("It does not fit: {most} of {capacity} on {device}.")
+    say = st.success if found["fits"] else st.error
+    text = (fits if found["fits"] else fails).format(most=size(most), capacity=capacity, device=found["device"])
+    say(escape(text))
+    if not found["fits"]:
+        show_change(found["change"])
+    seconds = found["total_seconds"]
+    rows = {
+        _("Memory for training"): size(found["peak"]),
+        _("Memory for rendering"): size(found["rendering"]),
+        _("Time"): duration(seconds) if seconds is not None else _("not known: time two steps"),
+        _("Disk"): _("{all}, {file} an epoch").format(all=size(sum(found["disk"].values())), file=size(found["file"])),
+    }
+    with st.container(gap=None):
+        for label, value in rows.items():
+            with st.container(horizontal=True, horizontal_alignment="distribute"):
+                st.text(label, width="content")
+                st.text(value, width="content")
+        parts = ", ".join(f"{_(name)} {size(amount)}" for name, amount in found["training"].items() if amount)
+        st.caption(escape(_("In a step: {parts}").format(parts=parts)))
+
+
+def show_change(change: dict[str, Any] | None) -> None:
+    if change is None:
+        st.caption(_("Nothing that can be set makes it fit: take a smaller base model or a larger device."))
+        return
+    known = forms.by_path()
+    said = ", ".join(f"{_(known[path].label)}: {forms.shown(value)}" for path, value in change["set"].items())
+    most = size(max(change["peak"], change["rendering"]))
+    st.text(_("It fits with {change} ({most}).").format(change=said, most=most))
+    label = _("Make it fit: change {settings}").format(settings=plural(len(change["set"]), "setting"))
+    st.button(label, key="make it fit", type="primary", icon=":material/build:", on_click=apply, args=(change["set"],))
+
+
+def apply(change: dict[str, Any]) -> None:
+    """The change into the form."""
+    state.set_draft(state.draft() | change)
+    state.notify(_("Changed {settings}.").format(settings=plural(len(change), "setting")))
