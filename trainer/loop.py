@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import checks, environment, families, kohya, losses, optimizers, processes, quantize, schedules
+from trainer import checks, environment, families, kohya, lifetime, losses, optimizers, processes, quantize, schedules
 from trainer.adapters import Adapter, start_from
 from trainer.averages import Average
 from trainer.batches import Batch, Batches, CaptionEncoder, Latents, Share, cache_latents
@@ -47,7 +46,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
     environment.require_precision(config.model.precision, environment.default_device())
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.model.precision, config.model.precision))
     recorder = Recorder(run, accelerator.is_main_process, listener)
-    with _held(run, accelerator), _outcome(recorder), _signals() as signals:
+    with lifetime.held(run, accelerator), lifetime.outcome(recorder), lifetime.signals() as signals:
         recorder.state("preparing", "Reading pictures")
         Trainer(run, config, accelerator, recorder, signals).train()
     accelerator.end_training()
@@ -126,7 +125,6 @@ class Trainer:
         gc.collect()
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
-
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
@@ -382,55 +380,3 @@ class Trainer:
             started=self.started,
             optimizer=optimizers.class_path(self.config.optimizer.name),
         )
-
-
-# ── around the loop ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def _held(run: Run, accelerator: Accelerator) -> Iterator[None]:
-    """The run's lock, held by the main process for the trainer's life."""
-    if not accelerator.is_main_process:
-        yield
-        return
-    with run.lock():
-        run.take_request("stop")  # a stop that no trainer lived to obey is not meant for this one
-        yield
-
-
-@contextmanager
-def _outcome(recorder: Recorder) -> Iterator[None]:
-    """Whatever ends the run early is written where the studio and `status` look."""
-    try:
-        yield
-    except UserError as error:
-        recorder.state("failed", str(error))
-        raise
-    except torch.OutOfMemoryError as error:
-        advice = "lower loop.batch_size or data.resolution, or set model.gradient_checkpointing=true"
-        message = f"Out of memory at step {recorder.progress.step}: {advice}."
-        recorder.state("failed", message)
-        raise UserError(message) from error
-    except BaseException as error:
-        recorder.state("failed", f"{type(error).__name__}: {error}. The whole story is in train.log.")
-        raise
-    finally:
-        recorder.close()
-
-
-@contextmanager
-def _signals() -> Iterator[set[int]]:
-    """The signals that arrived: Ctrl-C and a polite kill save at the next step; a second Ctrl-C ends at once."""
-    arrived: set[int] = set()
-
-    def note(number: int, frame) -> None:
-        if number == signal.SIGINT and number in arrived:
-            raise KeyboardInterrupt
-        arrived.add(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
