@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -74,6 +75,17 @@ def load_examples(config: DataConfig) -> list[Example]:
         found += _balanced(_load(Path(config.regularisation), 1, config, "regularisation"), wanted)
     # Last, so that what is drawn for the others is what it would be without them.
     return found + held
+
+
+def as_recorded(config: DataConfig, record: Path) -> list[Example]:
+    """The pictures of a run with the roles that its dataset.json gave them, by content; those that came later are left
+    out. Without that file as `load_examples`."""
+    try:
+        roles = {entry["sha256"]: entry["role"] for entry in json.loads(record.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return load_examples(config)
+    found = load_examples(config.model_copy(update={"validation_split": 0.0}))
+    return [replace(example, role=roles[example.digest]) for example in found if example.digest in roles]
 
 
 def trained(examples: Iterable[Example]) -> list[Example]:
