@@ -7,6 +7,7 @@ stop, and everything random is drawn from (seed, epoch, place), so the resumed r
 from __future__ import annotations
 
 import gc
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -71,7 +72,7 @@ class Trainer:
         self.average = Average(self.adapter, config.loop.ema_decay)
         self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
-        self._pending: tuple[int, dict[str, float], Tensor] | None = None
+        self._pending: tuple[int, dict[str, float], environment.Figure] | None = None
 
     # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,9 +238,9 @@ class Trainer:
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
         for position, indices in processes.part(self.accelerator, group):
-            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
+            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod).to(self.accelerator.device)
             self._seed_dropout(epoch, position)
-            loss = (self._loss(batch) * batch.weights.to(total.device)).sum() / examples
+            loss = (self._loss(batch) * batch.weights).sum() / examples
             self.accelerator.backward(loss)
             total += loss.detach()
         rates = self._step_optimizer()
@@ -247,7 +248,7 @@ class Trainer:
         self._pending = (
             self.position.step + 1,
             {"epoch": epoch + 1, **rates},
-            processes.total(self.accelerator, total),
+            environment.Figure(processes.total(self.accelerator, total)),
         )
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
 
@@ -256,21 +257,19 @@ class Trainer:
         torch.manual_seed(random.Random(f"{self.config.loop.seed}/{epoch}/{position}/dropout").getrandbits(63))
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Weighted error of each picture, [B]."""
-        device, family = self.accelerator.device, self.model.family
-        latents, noise = batch.latents.to(device), batch.noise.to(device)
-        timesteps, sizes = batch.timesteps.to(device), batch.sizes.to(device)
-        noisy = losses.add_noise(latents, batch.added.to(device), self.alphas_cumprod, timesteps)
+        """Weighted error of each picture of a batch on the device, [B]."""
+        timesteps = batch.timesteps
+        noisy = losses.add_noise(batch.latents, batch.added, self.alphas_cumprod, timesteps)
         with self.accelerator.autocast():
             conditioning = self.encode(batch.captions)
-            predicted = family.predict(self.model, noisy, timesteps, conditioning, sizes)
-        wanted = losses.target(latents, noise, self.alphas_cumprod, timesteps, self.model.prediction_type)
+            predicted = self.model.family.predict(self.model, noisy, timesteps, conditioning, batch.sizes)
+        kind = self.model.prediction_type
+        wanted = losses.target(batch.latents, batch.noise, self.alphas_cumprod, timesteps, kind)
         ratio = losses.snr(self.alphas_cumprod, timesteps)
         settings = self.config.loss
         threshold = losses.threshold(settings, ratio, timesteps, len(self.alphas_cumprod))
-        weight = losses.weight(settings, ratio, self.model.prediction_type)
-        mask = None if batch.masks is None else batch.masks.to(device)
-        return losses.error(settings, predicted, wanted, threshold, mask) * weight
+        weight = losses.weight(settings, ratio, kind)
+        return losses.error(settings, predicted, wanted, threshold, batch.masks) * weight
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
@@ -307,7 +306,7 @@ class Trainer:
         (step, values, loss), self._pending = self._pending, None
         value = loss.item()
         self.recorder.metrics(step, {"loss": value, **values})
-        if not torch.isfinite(loss):
+        if not math.isfinite(value):
             raise UserError(self._diagnosis(step))
 
     def _diagnosis(self, step: int) -> str:

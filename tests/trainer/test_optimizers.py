@@ -77,6 +77,19 @@ def test_each_goes_on_from_its_saved_state_to_the_same_bits(name):
     assert all(torch.equal(a, b) for a, b in zip(weights, others))
 
 
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "SGDNesterov"])
+def test_the_update_is_one_kernel_where_torch_has_one(name):
+    weights, optimizer = problem(name)
+    assert all(group["fused"] for group in optimizer.param_groups)
+    others, _ = problem(name)
+    rate = optimizer.param_groups[0]["lr"]
+    plain = optimizers.build(name, [{"params": others, "lr": rate}], "fused=false")
+    assert not plain.param_groups[0]["fused"]
+    assert not optimizers.build(name, [{"params": others, "lr": rate}], "foreach=true").param_groups[0]["fused"]
+    steps(weights, optimizer, 0, 10), steps(others, plain, 0, 10)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(weights, others))
+
+
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_help_suggests_arguments_that_are_taken(name):
     suggested = optimizers.OPTIMIZERS[name].__doc__.partition("Suggested: ")[2]
