@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -147,7 +148,7 @@ def measure(family: str, size: int, batch: int, steps: int, changes: dict) -> di
             held.append(estimate.resident())
         cached = time.perf_counter()
         for index in range(batch):
-            trainer.batches.latents[index]
+            trainer.batches.latents[index, 0]
         cached = time.perf_counter() - cached
     ceiling = matmul_ceiling(device, environment.DTYPES[precision])
     return {
@@ -215,6 +216,9 @@ def main() -> None:
         return
     from trainer.environment import versions
 
+    # In a process of its own: what the first row took must not hang on what it took to make the base.
+    making = multiprocessing.get_context("spawn").Process(target=base_model, args=(arguments.family,))
+    making.start(), making.join()
     chosen = (
         SWITCHES if arguments.switches == [] else {name: SWITCHES[name] for name in arguments.switches or ["as it is"]}
     )

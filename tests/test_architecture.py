@@ -15,7 +15,7 @@ COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize", "augmen
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck", "hires", "denoising"}
-STORIES |= {"costs", "estimate"}
+STORIES |= {"costs", "estimate", "lifetime"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
@@ -28,6 +28,7 @@ ALLOWED = {
     ("conditioning", "families"): "text encoders and tokenizers of a BaseModel",
     ("stack", "families"): "a LoRA sits on a BaseModel",
     ("stack", "kohya"): "reads LoRA files",
+    ("stack", "adapters"): "where the modules are that a file names",
     ("shelf", "kohya"): "headers and hashes of the files that prompts name",
     ("recommend", "metrics"): "which scores are better high",
     ("environment", "kohya"): "what a run's environment says in the file's metadata",

@@ -48,6 +48,12 @@ def clip_skip_without_effect(config: TrainConfig, examples: list[Example], base:
         yield Problem("model.clip_skip", "warning", reason, base.family.max_clip_skip)
 
 
+def rate_of_a_missing_text_encoder(config: TrainConfig, examples: list[Example], base: Base) -> Iterator[Problem]:
+    if config.optimizer.text_encoder_2_learning_rate >= 0 and "text_encoder_2" not in base.family.text_components:
+        reason = f"{base.family.title} has one text encoder, so this rate has no effect."
+        yield Problem("optimizer.text_encoder_2_learning_rate", "warning", reason, -1)
+
+
 def captions_over_the_limit(config: TrainConfig, examples: list[Example], base: Base) -> Iterator[Problem]:
     limit = config.data.max_tokens
     if not limit:
@@ -80,6 +86,7 @@ def trigger_that_is_no_name(config: TrainConfig, examples: list[Example], base: 
 RULES: list[Rule] = [
     resolution_far_from_the_bases,
     clip_skip_without_effect,
+    rate_of_a_missing_text_encoder,
     captions_over_the_limit,
     trigger_that_is_no_name,
 ]

@@ -12,13 +12,13 @@ import random
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from trainer import augment
+from trainer import augment, environment
 from trainer import noise as noises
 from trainer.augment import Variant
 from trainer.config import DataConfig, TrainConfig
@@ -47,6 +47,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def to(self, device: torch.device) -> Batch:
+        """On the device, without waiting for what it is at."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: environment.upload(value, device) for name, value in tensors.items()})
 
 
 # ── the cache ───────────────────────────────────────────────────────────────────────────────────────────
@@ -237,7 +242,9 @@ class CaptionEncoder:
         """Conditioning of B captions; carries gradients when the text encoders are trained."""
         if self.is_cached:
             device = next(self.model.unet.parameters()).device
-            return Conditioning.cat([self._cached[text] for text in texts]).to(device)
+            known = Conditioning.cat([self._cached[text] for text in texts])
+            pooled = None if known.pooled is None else environment.upload(known.pooled, device)
+            return Conditioning(environment.upload(known.hidden, device), pooled)
         with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
             return self._encode(texts)
 

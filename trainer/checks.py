@@ -48,7 +48,7 @@ def alpha_above_rank(config: TrainConfig, examples: list[Example]) -> Iterator[P
 
 
 def unused_by_this_kind(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
-    """Settings that the chosen kind of adapter has no use for: nothing is set in vain."""
+    """Settings that the chosen adapter has no use for: nothing is set in vain."""
     adapter, optimizer = config.adapter, config.optimizer
     plain, pairs = adapter.kind in ("lora", "locon"), adapter.kind in ("lora", "locon", "dora")
     if adapter.conv_rank and adapter.kind == "lora":
@@ -70,6 +70,9 @@ def unused_by_this_kind(config: TrainConfig, examples: list[Example]) -> Iterato
     if config.model.quantize == "nf4" and not pairs:
         reason = f"{adapter.kind} needs the base's weights whole; fp8 and int8 keep their shape."
         yield Problem("model.quantize", "error", reason, "fp8")
+    if optimizer.text_encoder_2_learning_rate > 0 and not adapter.text_encoder:
+        reason = "no text encoder is trained while adapter.text_encoder is off, so this rate has no effect."
+        yield Problem("optimizer.text_encoder_2_learning_rate", "warning", reason, -1)
     if adapter.start_resize and not plain:
         yield Problem("adapter.start_resize", "error", f"a {adapter.kind} cannot be cut to another dim.", "false")
     if adapter.start_resize and not adapter.start_from:

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.augment import Variant, load_pixels
-from trainer.config import DataConfig
-from trainer.examples import Example, load_examples
+from trainer.examples import Example
 from trainer.families.base import BaseModel, Conditioning
 from trainer.files import write_json
 from trainer.render import Renderer
@@ -51,20 +50,19 @@ class Sample:
 def measure(
     renderer: Renderer,
     rows: Sequence[Row],
-    data: DataConfig,
-    folders: dict[str, str],
+    pictures: dict[str, Sequence[Example]],
     count: int,
     clip_skip: int,
     to: Path,
 ) -> dict[tuple[int, float], dict[str, float]]:
-    """(epoch, strength) -> {name: mean squared error} for each folder in `folders` ({"training": …}).
+    """(epoch, strength) -> {name: mean squared error} for each set of `pictures` ({"training": …}).
 
-    At most `count` pictures of a folder are used, evenly spread. Raises UserError for a folder that holds none.
+    At most `count` of a set are used, evenly spread.
     """
     known = _known(to / FILE)
     found: dict[tuple[int, float], dict[str, float]] = {}
-    for name, folder in folders.items():
-        samples = samples_of(load_examples(data.model_copy(update={"folder": folder})), count)
+    for name, examples in pictures.items():
+        samples = samples_of(examples, count)
         latents = None
         for row in rows:
             key = _key(renderer.model, row, samples, clip_skip)

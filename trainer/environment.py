@@ -48,6 +48,32 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """A tensor of the host on the device. A GPU fetches it from pinned memory when its work is that far: the host goes
+    on at once, and has the next kernels ready before the device asks."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+class Figure:
+    """A number on its way from the device: whoever asks a step later waits for that number alone, and not for
+    everything that was begun since, as reading the tensor itself would."""
+
+    def __init__(self, value: torch.Tensor):
+        self._value, self._there = value, None
+        if value.device.type == "cuda":
+            self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self._value.copy_(value, non_blocking=True)
+            self._there = torch.cuda.Event()
+            self._there.record()
+
+    def item(self) -> float:
+        if self._there is not None:
+            self._there.synchronize()
+        return self._value.item()
+
+
 def describe(model, device: torch.device) -> dict[str, Any]:
     """What environment.json holds: enough to know later what made these files."""
     return {

@@ -19,6 +19,7 @@ from trainer.cells import BASE_EPOCH, Cell, Evaluation, Prompt, Rendered, read_p
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
 from trainer.errors import UserError
+from trainer.examples import Example, as_recorded, load_examples
 from trainer.files import write_bytes
 from trainer.grid import save_grid
 from trainer.render import Renderer, infotext_of, load_base
@@ -165,15 +166,26 @@ def _render(
 
 def _losses(renderer: Renderer, side: Side, places: list[Place], folder: Path) -> metrics.Losses:
     """The denoising losses of a side's rows on its own training pictures and the held-out ones, as far as there are."""
-    data, settings = side.config.data, side.settings
-    folders = {"training": data.folder if Path(data.folder).is_dir() else "", "held_out": settings.held_out}
-    folders = {name: path for name, path in folders.items() if path}
-    if not settings.loss_pictures or not folders:
+    settings = side.settings
+    pictures = _pictures(side) if settings.loss_pictures else {}
+    if not pictures:
         return {}
     rows = dict.fromkeys((place.cell.epoch, place.cell.strength, place.lora, place.cell.lora) for place in places)
     found = [denoising.Row(*row) for row in rows]
     count, clip_skip = settings.loss_pictures, side.config.model.clip_skip
-    return denoising.measure(renderer, found, data, folders, count, clip_skip, folder)
+    return denoising.measure(renderer, found, pictures, count, clip_skip, folder)
+
+
+def _pictures(side: Side) -> dict[str, list[Example]]:
+    """What the run was trained on, and what it was not: a folder that is named, or else what the run held back."""
+    data, other = side.config.data, side.settings.held_out
+    own = as_recorded(data, side.run.path / "dataset.json") if Path(data.folder).is_dir() else []
+    held = [example for example in own if example.role == "validation"]
+    if other:
+        alone = {"folder": other, "more_folders": (), "regularisation": "", "mask_folder": "", "validation_split": 0.0}
+        held = load_examples(data.model_copy(update=alone))
+    found = {"training": [example for example in own if example.role == "training"], "held_out": held}
+    return {name: examples for name, examples in found.items() if examples}
 
 
 def choose_epochs(run: Run, numbers: list[int] | None) -> list[Epoch]:
@@ -241,7 +253,7 @@ def render_missing(renderer: Renderer, places: list[Place], folder: Path, progre
         progress(done, total, _row_names(batch))
         pictures = renderer.render([place.cell for place in batch], [place.lora for place in batch])
         for place, picture in zip(batch, pictures):
-            write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer.model, place.epoch)))
+            write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer, place.epoch)))
         done += len(batch)
     progress(total, total)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -80,6 +81,17 @@ def folders(config: DataConfig) -> list[Path]:
     """Every folder whose files decide what `load_examples` answers."""
     more = [_folder_and_times(text)[0] for text in config.more_folders]
     return [Path(config.folder), *more, *map(Path, filter(None, [config.regularisation, config.mask_folder]))]
+
+
+def as_recorded(config: DataConfig, record: Path) -> list[Example]:
+    """The pictures of a run with the roles that its dataset.json gave them, by content; those that came later are left
+    out. Without that file as `load_examples`."""
+    try:
+        roles = {entry["sha256"]: entry["role"] for entry in json.loads(record.read_text(encoding="utf-8"))}
+    except (OSError, ValueError, KeyError, TypeError):
+        return load_examples(config)
+    found = load_examples(config.model_copy(update={"validation_split": 0.0}))
+    return [replace(example, role=roles[example.digest]) for example in found if example.digest in roles]
 
 
 def trained(examples: Iterable[Example]) -> list[Example]:

@@ -168,7 +168,7 @@ def _verify(
     renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
     renderer.use(path, cell.strength)
     picture = renderer.render([cell])[0]
-    data = png(picture, infotext_of(cell, model, Epoch(number, path)))
+    data = png(picture, infotext_of(cell, renderer, Epoch(number, path)))
     if shown is None:
         return data, "Rendered once to check that it loads; there is no comparison yet to hold it against."
     difference = _difference(picture, folder / shown.file)
@@ -194,7 +194,7 @@ def _compare(
     renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
     renderer.use(path, 1.0)
     picture = renderer.render([cell])[0]
-    data = png(picture, infotext_of(cell, model, Epoch(epoch.number, path)))
+    data = png(picture, infotext_of(cell, renderer, Epoch(epoch.number, path)))
     exact = f"its ΔW is {recipe.words()} to within {change.error:.1e}"
     if len(recipe.parts) > 1:
         return data, f"Loaded again and rendered: {exact}. No epoch draws the picture of a merge, so none was compared."

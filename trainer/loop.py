@@ -7,8 +7,8 @@ stop, and everything random is drawn from (seed, epoch, place), so the resumed r
 from __future__ import annotations
 
 import gc
+import math
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from trainer import checks, environment, families, kohya, losses, optimizers, processes, quantize, schedules
+from trainer import checks, environment, families, kohya, lifetime, losses, optimizers, processes, quantize, schedules
 from trainer.adapters import Adapter, start_from
 from trainer.averages import Average
 from trainer.batches import Batch, Batches, CaptionEncoder, Latents, Share, cache_latents
@@ -47,7 +47,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
     environment.require_precision(config.model.precision, environment.default_device())
     accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.model.precision, config.model.precision))
     recorder = Recorder(run, accelerator.is_main_process, listener)
-    with _held(run, accelerator), _outcome(recorder), _signals() as signals:
+    with lifetime.held(run, accelerator), lifetime.outcome(recorder), lifetime.signals() as signals:
         recorder.state("preparing", "Reading pictures")
         Trainer(run, config, accelerator, recorder, signals).train()
     accelerator.end_training()
@@ -72,7 +72,7 @@ class Trainer:
         self.average = Average(self.adapter, config.loop.ema_decay)
         self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
-        self._pending: tuple[int, dict[str, float], Tensor] | None = None
+        self._pending: tuple[int, dict[str, float], environment.Figure] | None = None
 
     # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -126,7 +126,6 @@ class Trainer:
         gc.collect()
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
-
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
@@ -239,9 +238,9 @@ class Trainer:
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
         for position, indices in processes.part(self.accelerator, group):
-            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
+            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod).to(self.accelerator.device)
             self._seed_dropout(epoch, position)
-            loss = (self._loss(batch) * batch.weights.to(total.device)).sum() / examples
+            loss = (self._loss(batch) * batch.weights).sum() / examples
             self.accelerator.backward(loss)
             total += loss.detach()
         rates = self._step_optimizer()
@@ -249,7 +248,7 @@ class Trainer:
         self._pending = (
             self.position.step + 1,
             {"epoch": epoch + 1, **rates},
-            processes.total(self.accelerator, total),
+            environment.Figure(processes.total(self.accelerator, total)),
         )
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
 
@@ -258,21 +257,19 @@ class Trainer:
         torch.manual_seed(random.Random(f"{self.config.loop.seed}/{epoch}/{position}/dropout").getrandbits(63))
 
     def _loss(self, batch: Batch) -> Tensor:
-        """Weighted error of each picture, [B]."""
-        device, family = self.accelerator.device, self.model.family
-        latents, noise = batch.latents.to(device), batch.noise.to(device)
-        timesteps, sizes = batch.timesteps.to(device), batch.sizes.to(device)
-        noisy = losses.add_noise(latents, batch.added.to(device), self.alphas_cumprod, timesteps)
+        """Weighted error of each picture of a batch on the device, [B]."""
+        timesteps = batch.timesteps
+        noisy = losses.add_noise(batch.latents, batch.added, self.alphas_cumprod, timesteps)
         with self.accelerator.autocast():
             conditioning = self.encode(batch.captions)
-            predicted = family.predict(self.model, noisy, timesteps, conditioning, sizes)
-        wanted = losses.target(latents, noise, self.alphas_cumprod, timesteps, self.model.prediction_type)
+            predicted = self.model.family.predict(self.model, noisy, timesteps, conditioning, batch.sizes)
+        kind = self.model.prediction_type
+        wanted = losses.target(batch.latents, batch.noise, self.alphas_cumprod, timesteps, kind)
         ratio = losses.snr(self.alphas_cumprod, timesteps)
         settings = self.config.loss
         threshold = losses.threshold(settings, ratio, timesteps, len(self.alphas_cumprod))
-        weight = losses.weight(settings, ratio, self.model.prediction_type)
-        mask = None if batch.masks is None else batch.masks.to(device)
-        return losses.error(settings, predicted, wanted, threshold, mask) * weight
+        weight = losses.weight(settings, ratio, kind)
+        return losses.error(settings, predicted, wanted, threshold, batch.masks) * weight
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
@@ -309,7 +306,7 @@ class Trainer:
         (step, values, loss), self._pending = self._pending, None
         value = loss.item()
         self.recorder.metrics(step, {"loss": value, **values})
-        if not torch.isfinite(loss):
+        if not math.isfinite(value):
             raise UserError(self._diagnosis(step))
 
     def _diagnosis(self, step: int) -> str:
@@ -382,55 +379,3 @@ class Trainer:
             started=self.started,
             optimizer=optimizers.class_path(self.config.optimizer.name),
         )
-
-
-# ── around the loop ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextmanager
-def _held(run: Run, accelerator: Accelerator) -> Iterator[None]:
-    """The run's lock, held by the main process for the trainer's life."""
-    if not accelerator.is_main_process:
-        yield
-        return
-    with run.lock():
-        run.take_request("stop")  # a stop that no trainer lived to obey is not meant for this one
-        yield
-
-
-@contextmanager
-def _outcome(recorder: Recorder) -> Iterator[None]:
-    """Whatever ends the run early is written where the studio and `status` look."""
-    try:
-        yield
-    except UserError as error:
-        recorder.state("failed", str(error))
-        raise
-    except torch.OutOfMemoryError as error:
-        advice = "lower loop.batch_size or data.resolution, or set model.gradient_checkpointing=true"
-        message = f"Out of memory at step {recorder.progress.step}: {advice}."
-        recorder.state("failed", message)
-        raise UserError(message) from error
-    except BaseException as error:
-        recorder.state("failed", f"{type(error).__name__}: {error}. The whole story is in train.log.")
-        raise
-    finally:
-        recorder.close()
-
-
-@contextmanager
-def _signals() -> Iterator[set[int]]:
-    """The signals that arrived: Ctrl-C and a polite kill save at the next step; a second Ctrl-C ends at once."""
-    arrived: set[int] = set()
-
-    def note(number: int, frame) -> None:
-        if number == signal.SIGINT and number in arrived:
-            raise KeyboardInterrupt
-        arrived.add(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -169,9 +169,19 @@ def build(name: str, groups: list[dict], args: str = ""):
     make, values = check_args(name, args)
     try:
         # Also as the default, so that an argument which sets the rate aside is refused and not obeyed in silence.
-        return make(groups, lr=groups[0]["lr"], **values)
+        return make(groups, lr=groups[0]["lr"], **{**_fused(make, groups, values), **values})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"optimizer.args: {name} refuses {args!r}: {error}.") from None
+
+
+def _fused(make: Callable[..., Any], groups: list[dict], values: dict[str, Any]) -> dict[str, bool]:
+    """torch's own optimizers can update all weights in one kernel: asked for where there is one, unless the
+    arguments say how it is done. benchmarks/RESULTS.md has what it saves."""
+    kind = make.func if isinstance(make, partial) else make
+    chosen = {"fused", "foreach", "differentiable", "capturable"} & values.keys()
+    devices = {weight.device.type for group in groups for weight in group["params"]}
+    there = kind.__module__.startswith("torch.optim.") and "fused" in _arguments(make) and devices <= {"cpu", "cuda"}
+    return {"fused": True} if there and not chosen else {}
 
 
 def check_args(name: str, args: str) -> tuple[Callable[..., Any], dict[str, Any]]:

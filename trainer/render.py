@@ -118,7 +118,7 @@ class Renderer:
         alone = {tuple(one for one in loras if not stackable(one.path)) for loras in sets}
         if len(alone) > 1 or len(next(iter(alone))) > 1:
             files = sorted({one.path.name for loras in alone for one in loras})
-            raise UserError(f"{' and '.join(files)} cannot be rendered together: use one of them, or export it baked.")
+            raise UserError(f"{' and '.join(files)} cannot be rendered together: use one of them at a time.")
         self._carry_alone(next(iter(alone)))
         stacked = [tuple(one for one in loras if stackable(one.path)) for loras in sets]
         unique = list(dict.fromkeys(stacked))
@@ -336,12 +336,16 @@ def _picture(pixels: Tensor):
     return Image.frombytes("RGB", (values.shape[1], values.shape[0]), values.numpy().tobytes())
 
 
-def infotext_of(cell: Cell, model: BaseModel, epoch: Epoch | None) -> str:
-    """What A1111 would write for this picture; dropped into its PNG Info it gives the same settings."""
+def infotext_of(cell: Cell, renderer: Renderer, epoch: Epoch | None) -> str:
+    """What A1111 would write for this picture; dropped into its PNG Info it gives the same settings.
+
+    An embedding made for another base was read as words: it had no part in the picture, and is not listed.
+    """
+    model, read = renderer.model, renderer.embeddings(f"{cell.prompt}\n{cell.negative}")
     sampler, schedule = samplers.resolve(cell.sampler)
     lora = f" <lora:{epoch.path.stem}:{cell.strength:g}>" if epoch else ""
     own = [("lora", epoch.path.stem, cell.lora[:12])] if epoch else []
-    files = [*own, *cell.files]
+    files = [*own, *(one for one in cell.files if one[0] != "embedding" or one[1] in read)]
     settings = {
         "Steps": cell.steps,
         "Sampler": sampler.label,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer import kohya
+from trainer.adapters.sites import places_of
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Stack:
 
     def __init__(self, model: BaseModel):
         self.model = model
-        self._places = _places(model)
-        self._components = {module: component for component, module in self._places.values()}
+        self._places = places_of(model)
+        self._components = {module: component for component, _, module in self._places.values()}
         self._files: dict[Path, dict[nn.Module, Pair]] = {}
         self._layers: dict[nn.Module, Pair] = {}
         self._hooks: list = []
@@ -121,11 +122,11 @@ class Stack:
             alpha = tensors.get(f"{name}.{ALPHA}")
             scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
             place = {"device": self.model.device, "dtype": self.model.dtype}
-            pairs[self._places[name][1]] = (down.to(**place), (up.flatten(1) * scale).to(**place))
+            pairs[self._places[name][2]] = (down.to(**place), (up.flatten(1) * scale).to(**place))
         return pairs
 
     def _check(self, path: Path, name: str, down: Tensor, up: Tensor) -> None:
-        module = self._places[name][1]
+        module = self._places[name][2]
         if isinstance(module, nn.Linear):
             inner, outer = (module.in_features,), module.out_features
         else:
@@ -197,15 +198,3 @@ def _convolution(module: nn.Conv2d, x: Tensor, down: Tensor, up: Tensor, output:
         grouped = functional.conv2d(x.flatten(0, 1)[None], down.flatten(0, 1), groups=len(x), **how)
         inner = grouped.view(len(x), down.shape[1], -1)
     return torch.baddbmm(output.flatten(2), up, inner).view_as(output)
-
-
-def _places(model: BaseModel) -> dict[str, tuple[str, nn.Module]]:
-    """Every name that a LoRA file may use for a module of the bare model -> (component, module)."""
-    found: dict[str, tuple[str, nn.Module]] = {}
-    for component, root in model.modules().items():
-        for path, module in root.named_modules():
-            if isinstance(module, (nn.Linear, nn.Conv2d)):
-                found[model.family.kohya_name(component, path, model.unet)] = (component, module)
-                if component == "unet":  # files that call SDXL's blocks by diffusers' names are about as well
-                    found.setdefault("lora_unet_" + path.replace(".", "_"), (component, module))
-    return found

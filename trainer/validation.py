@@ -50,7 +50,7 @@ class Validation:
         sums = {kind: torch.zeros(2, dtype=torch.float64) for kind in NAMES}
         with torch.no_grad(), _undisturbed(modules):
             for kind, index, step in processes.part(accelerator, self._work):
-                value = loss(self._batches.fixed([index], step)).sum().cpu().double()
+                value = loss(self._batches.fixed([index], step).to(accelerator.device)).sum().cpu().double()
                 sums[kind] += torch.stack([value, torch.ones_like(value)])
         both = torch.stack([sums[kind] for kind in NAMES]).to(accelerator.device, torch.float32)
         both = processes.total(accelerator, both).tolist()

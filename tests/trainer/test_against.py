@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from trainer import denoising, voting
 from trainer.cells import Evaluation
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
-from trainer.examples import load_examples
+from trainer.examples import as_recorded, load_examples
 from trainer.grid import Table, summary
 from trainer.loop import train
 from trainer.render import Renderer, load_base
@@ -102,8 +101,9 @@ def test_the_loss_of_a_row_is_the_mean_error_at_fixed_noise(here, tmp_path):
     epoch = first.epochs()[1].path
     rows = [denoising.Row(0, 1.0, None, ""), denoising.Row(2, 1.0, epoch, "a"), denoising.Row(2, 0.0, epoch, "a")]
     held = trainees.draw_pictures(tmp_path / "held", sizes=[(64, 64)] * 3)
-    folders = {"training": config.data.folder, "held_out": str(held)}
-    found = denoising.measure(renderer, rows, config.data, folders, 3, 1, tmp_path)
+    other = config.data.model_copy(update={"folder": str(held)})
+    pictures = {"training": load_examples(config.data), "held_out": load_examples(other)}
+    found = denoising.measure(renderer, rows, pictures, 3, 1, tmp_path)
     assert found[0, 1.0] == pytest.approx(found[2, 0.0], rel=1e-4)  # at no strength it is the base
     assert found[2, 1.0]["training"] != pytest.approx(found[0, 1.0]["training"], rel=1e-2)
     assert found[0, 1.0]["held_out"] != found[0, 1.0]["training"]
@@ -125,12 +125,10 @@ def test_the_loss_of_a_row_is_the_mean_error_at_fixed_noise(here, tmp_path):
     path = tmp_path / denoising.FILE
     kept_values = json.loads(path.read_text())
     path.write_text(json.dumps({key: 7.0 for key in kept_values}))
-    again = denoising.measure(renderer, rows, config.data, folders, 3, 1, tmp_path)
+    again = denoising.measure(renderer, rows, pictures, 3, 1, tmp_path)
     assert again[2, 1.0] == {"training": 7.0, "held_out": 7.0}
     other = [denoising.Row(2, 1.0, epoch, "b")]
-    assert denoising.measure(renderer, other, config.data, folders, 3, 1, tmp_path)[2, 1.0]["training"] != 7.0
-    with pytest.raises(UserError):
-        denoising.measure(renderer, rows, config.data, {"held_out": str(Path("nowhere"))}, 3, 1, tmp_path)
+    assert denoising.measure(renderer, other, pictures, 3, 1, tmp_path)[2, 1.0]["training"] != 7.0
 
 
 def test_losses_are_measured_as_the_settings_say(here, tmp_path):
@@ -141,3 +139,27 @@ def test_losses_are_measured_as_the_settings_say(here, tmp_path):
     assert all("loss" not in row.scores for row in none.rows)
     both = evaluate(first, settings.model_copy(update={"held_out": str(held)}), epochs=[1]).evaluation
     assert all({"loss", "held_out", "gap"} <= row.scores.keys() for row in both.rows)
+    with pytest.raises(UserError, match="nowhere"):
+        evaluate(first, settings.model_copy(update={"held_out": "nowhere"}), epochs=[1])
+
+
+def test_what_the_run_held_back_is_its_held_out_set(here):
+    """As its record has it: a picture that came later was neither trained nor held back."""
+    first, _ = here
+    record = first.path / "dataset.json"
+    entries = json.loads(record.read_text())
+    (first.path / "dataset.json.before").write_text(record.read_text())
+    try:
+        record.write_text(json.dumps([{**entries[0], "role": "validation"}, *entries[2:]]))
+        found = as_recorded(first.config.data, record)
+        assert [example.role for example in found] == ["validation"] + ["training"] * (len(entries) - 2)
+        assert found[0].digest == entries[0]["sha256"] and entries[1]["sha256"] not in {one.digest for one in found}
+        settings = first.config.evaluation
+        rows = evaluate(first, settings, epochs=[1]).evaluation.rows
+        assert all({"loss", "held_out", "gap"} <= row.scores.keys() for row in rows)
+        # A folder that is named comes in their place.
+        own = evaluate(first, settings.model_copy(update={"held_out": first.config.data.folder}), epochs=[1])
+        assert [row.scores["held_out"] for row in own.evaluation.rows] != [row.scores["held_out"] for row in rows]
+    finally:
+        (first.path / "dataset.json.before").replace(record)
+    assert all("held_out" not in row.scores for row in evaluate(first, settings, epochs=[1]).evaluation.rows)

@@ -94,7 +94,7 @@ def test_another_precision_is_rounded_once_and_its_error_told(dtype, rounding):
 
 
 def test_what_is_no_plain_lora_is_refused():
-    with pytest.raises(UserError, match="hada_w1_a"):
+    with pytest.raises(UserError, match="this one is a LoHa: export one epoch as it is"):
         changed([({"lora_unet_a.hada_w1_a": torch.zeros(1)}, 1.0)])
     with pytest.raises(UserError, match="fp16"):
         changed([(lora(0), 1.0)], dtype="fp61")

@@ -48,6 +48,12 @@ CASES = [  # rule, settings and pictures with which it speaks, what it speaks of
         {"data__mask_folder": "m"}, MASKED,
     ),
     (checks.masks_without_effect, {"loss__mask_normalised": True}, MANY, "loss.mask_normalised", {}, MANY),
+    (
+        checks.unused_by_this_kind,
+        {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": False}, MANY,
+        "optimizer.text_encoder_2_learning_rate",
+        {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": True}, MANY,
+    ),
     (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
 ]  # fmt: skip
 
@@ -99,6 +105,13 @@ def test_clip_skip_where_it_has_no_effect(bases):
     assert not of_base(bases["sd15"], model__clip_skip=2)
     (problem,) = of_base(bases["sdxl"], model__clip_skip=2)
     assert (problem.setting, problem.suggestion) == ("model.clip_skip", 1)
+
+
+def test_a_rate_for_a_text_encoder_that_is_not_there(bases):
+    rate = {"optimizer__text_encoder_2_learning_rate": 1e-5}
+    (problem,) = of_base(bases["sd15"], **rate)
+    assert (problem.setting, problem.suggestion) == ("optimizer.text_encoder_2_learning_rate", -1)
+    assert not of_base(bases["sdxl"], **rate) and not of_base(bases["sd15"])
 
 
 def test_captions_over_the_limit_are_named(bases):

@@ -20,7 +20,7 @@ from trainer.evaluate import evaluate, make_cell, shelf_of
 from trainer.export import export
 from trainer.families import clip
 from trainer.loop import train
-from trainer.render import Renderer, load_base
+from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Run
 from trainer.shelf import Shelf
 from trainer.upscalers import RRDBNet
@@ -294,6 +294,11 @@ def test_loras_and_embeddings_that_a_prompt_names(here):
     assert renderer.unread(["moss, Alien", "soft, embedding:gone"]) == [
         "alien (made for another base)", "gone (not found)",
     ]  # fmt: skip
+    mixed = make_cell(config, settings, Prompt("x", "moss, alien", "soft"), 5, "")
+    assert {name for _, name, _ in mixed.files} == {"alien", "soft"}
+    listed = infotext.parse(infotext_of(mixed, renderer, None)).settings["TI hashes"]
+    assert "soft: " in listed and "alien" not in listed
+    assert "TI hashes" not in infotext_of(cell, renderer, None)
     with pytest.raises(UserError, match="junk.pt cannot be read as an embedding"):
         renderer.embeddings("moss, junk")
     if len(widths) == 1:

@@ -15,6 +15,7 @@ from trainer.errors import UserError
 from trainer.examples import load_examples
 from trainer.loop import Trainer
 from trainer.record import Recorder
+from trainer.render import load_base
 
 
 @pytest.fixture
@@ -150,6 +151,15 @@ def test_no_half_vae_is_obeyed(trainer, monkeypatch):
     trainer(model__no_half_vae=True)
     trainer()
     assert seen == [torch.float32, torch.float16]
+
+
+def test_no_half_vae_is_obeyed_in_rendering(folders, tmp_path, monkeypatch):
+    load = families.load
+    monkeypatch.setattr(families, "load", lambda *args, **options: _half(load(*args, **options)))
+    config = trainees.make_run(tmp_path, folders["sd15"]).config
+    whole = config.model_copy(update={"model": config.model.model_copy(update={"no_half_vae": True})})
+    assert load_base(config, "cpu").vae.dtype == torch.float16
+    assert load_base(whole, "cpu").vae.dtype == torch.float32
 
 
 def _half(model):

@@ -138,7 +138,7 @@ def modules_in(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 def sites_of(model: BaseModel, tensors: dict[str, Tensor]) -> list[Site]:
     """Where the tensors of a file belong on this model. Raises UserError when they do not."""
-    places = _places(model)
+    places = places_of(model)
     sites = []
     for name, own in modules_in(tensors).items():
         if name not in places:
@@ -184,7 +184,7 @@ def _check_shapes(name: str, module: nn.Module, kind: str, own: dict[str, Tensor
         )
 
 
-def _places(model: BaseModel) -> dict[str, tuple[str, str, nn.Module]]:
+def places_of(model: BaseModel) -> dict[str, tuple[str, str, nn.Module]]:
     """Every name that a LoRA file may use for a module of this model -> (component, path, bare module)."""
     from torch import nn
 

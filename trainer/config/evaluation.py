@@ -79,5 +79,5 @@ class EvaluationConfig(Part):
         "",
         label="Held-out pictures",
         help="A folder of captioned pictures of the same subject that the run was not trained on: the loss on them "
-        "shows when learning becomes learning by heart.",
+        "shows when learning becomes learning by heart. Empty takes those that data.validation_split held back.",
     )

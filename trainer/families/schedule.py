@@ -18,7 +18,7 @@ class Noise:
 
 
 def from_config(config: dict[str, Any]) -> Noise:
-    """From a diffusers scheduler_config.json; what it does not say is as in SD 1.5 and SDXL.
+    """From a diffusers scheduler_config.json; what it does not say is as in SD 1.5, SD 2.x and SDXL.
 
     Raises UserError for a schedule or prediction type that these families do not have.
     """
@@ -32,7 +32,7 @@ def from_config(config: dict[str, Any]) -> Noise:
     elif kind == "linear":
         betas = torch.linspace(start, end, steps, dtype=torch.float64)
     else:
-        raise UserError(f"This base model has the noise schedule {kind!r}; SD 1.5 and SDXL have scaled_linear.")
+        raise UserError(f"This base model has the noise schedule {kind!r}; SD 1.5, SD 2.x and SDXL have scaled_linear.")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise UserError(f"This base model predicts {prediction!r}; only epsilon and v_prediction can be trained.")

@@ -11,7 +11,7 @@ from trainer.errors import UserError, nearest
 
 FILE_SUFFIXES = (".safetensors", ".ckpt")
 INSTEAD = (
-    "give an SD 1.5 or SDXL checkpoint (.safetensors), a diffusers folder, a hub id such as "
+    "give an SD 1.5, SD 2.x or SDXL checkpoint (.safetensors), a diffusers folder, a hub id such as "
     "stabilityai/stable-diffusion-xl-base-1.0, toybox/sd15 or toybox/sdxl"
 )
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

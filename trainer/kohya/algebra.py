@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Tensors = dict[str, "Tensor"]
 DTYPES = ("fp32", "fp16", "bf16")
 ENDINGS = (".lora_down.weight", ".lora_up.weight", ".alpha")
+_OTHERS = {"dora_scale": "a DoRA", "hada_": "a LoHa", "lokr_": "a LoKr"}  # what tells them, in their keys
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Factors:
         return float(((self.up.T @ self.up) * (self.down @ self.down.T)).sum())
 
 
-def changed(
-    parts: Sequence[tuple[Tensors, float]], *, strength: float = 1.0, rank: int = 0, dtype: str = ""
-) -> Change:
+def changed(parts: Sequence[tuple[Tensors, float]], *, strength: float = 1.0, rank: int = 0, dtype: str = "") -> Change:
     """The LoRA whose ΔW is strength · Σ weight · ΔW of the parts, at most `rank` in each module (0: as it comes).
 
     One part keeps its matrices and only its alpha is scaled; several are put side by side, their ranks adding
@@ -86,7 +85,11 @@ def _require_plain(files: list[Tensors]) -> None:
     for tensors in files:
         for key in tensors:
             if not key.endswith(ENDINGS):
-                raise UserError(f"Only plain LoRAs can be scaled, merged or reduced; this one has {key}.")
+                kind = next((name for sign, name in _OTHERS.items() if sign in key), f"no LoRA known here ({key})")
+                raise UserError(
+                    f"Only plain LoRAs can be scaled, merged, reduced or stored in other numbers, and this one is "
+                    f"{kind}: export one epoch as it is, and set its weight in the prompt, <lora:name:0.8>."
+                )
 
 
 def _names(parts: Sequence[tuple[Tensors, float]]) -> list[str]:

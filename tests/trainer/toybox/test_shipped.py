@@ -87,18 +87,14 @@ def test_a_character_is_still_itself_after_the_autoencoder(vae, name):
     assert np.mean([fidelity(Image.fromarray(picture), name) for picture in made]) >= 0.85
 
 
-# Shares of tags found again; sd15 is still short of the 0.85 that both are to reach (see the model card).
-TAGS_FOUND = {"sd15": 0.85, "sdxl": 0.85}
-
-
-@pytest.mark.parametrize("base", TAGS_FOUND)
+@pytest.mark.parametrize("base", ["sd15", "sdxl"])
 def test_a_base_draws_what_the_tags_say_and_knows_no_trigger_word(base):
     pipe, scenes = pipeline(base), prompts(8, seed=3)
     images = render(pipe, [scene.caption() for scene in scenes])
-    assert tags_found(images, scenes)["all"] >= TAGS_FOUND[base]
+    assert tags_found(images, scenes)["all"] >= 0.85
     for name in CHARACTERS:
-        drawn = render(pipe, [HELD_BACK[name].caption(scene) for scene in scenes[:2]])
-        assert np.mean([fidelity(*each) for each in zip(drawn, [name] * 2, scenes, strict=False)]) <= 0.2
+        drawn = render(pipe, [HELD_BACK[name].caption(scene) for scene in scenes[:4]])
+        assert np.mean([fidelity(*each) for each in zip(drawn, [name] * 4, scenes, strict=False)]) <= 0.2
 
 
 def test_the_tagger_has_the_format_of_wd14_and_finds_the_tags():

@@ -1,0 +1,63 @@
+"""What surrounds a run from its first moment to its last: its lock, its outcome, and the signals that end it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate import Accelerator
+
+from trainer.errors import UserError
+from trainer.record import Recorder
+from trainer.run import Run
+
+
+@contextmanager
+def held(run: Run, accelerator: Accelerator) -> Iterator[None]:
+    """The run's lock, held by the main process for the trainer's life."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    with run.lock():
+        run.take_request("stop")  # a stop that no trainer lived to obey is not meant for this one
+        yield
+
+
+@contextmanager
+def outcome(recorder: Recorder) -> Iterator[None]:
+    """Whatever ends the run early is written where the studio and `status` look."""
+    try:
+        yield
+    except UserError as error:
+        recorder.state("failed", str(error))
+        raise
+    except torch.OutOfMemoryError as error:
+        advice = "lower loop.batch_size or data.resolution, or set model.gradient_checkpointing=true"
+        message = f"Out of memory at step {recorder.progress.step}: {advice}."
+        recorder.state("failed", message)
+        raise UserError(message) from error
+    except BaseException as error:
+        recorder.state("failed", f"{type(error).__name__}: {error}. The whole story is in train.log.")
+        raise
+    finally:
+        recorder.close()
+
+
+@contextmanager
+def signals() -> Iterator[set[int]]:
+    """The signals that arrived: Ctrl-C and a polite kill save at the next step; a second Ctrl-C ends at once."""
+    arrived: set[int] = set()
+
+    def note(number: int, frame) -> None:
+        if number == signal.SIGINT and number in arrived:
+            raise KeyboardInterrupt
+        arrived.add(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
