@@ -2,7 +2,10 @@
 
 The best epoch lies where likeness has stopped rising and the price of more training has not begun to: pictures
 without the trigger change (bleed), poses repeat (diversity falls), colours burn. Each row is worth its share of
-the likeness that was gained over the base, minus that price. The earliest epoch within the noise of the best wins.
+what was gained over the base, minus that price. The earliest epoch within the noise of the best wins.
+
+Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss on the
+training pictures still sees them. Where it was measured it makes up half of the gain, by its logarithm.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from trainer.vote import Ranking
 
 # What one unit costs, in shares of all likeness gained: bleed as large as the difference between any two of the
 # base's pictures, all variety lost, burn one standard deviation above the base's.
-BLEED_COST = 0.6
+BLEED_COST = 0.25  # set on the toybox, where the truth is known: benchmarks/recommend.py
 SAMENESS_COST = 0.4
 BURN_COST = 0.3
 # Rows whose worth differs by less are equal: pictures of a handful of prompts cannot tell them apart.
@@ -145,6 +148,7 @@ def _variety(rows: Sequence[Row], base: Row | None) -> float:
 
 def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float, variety: float) -> list[_Candidate]:
     likeness, bleed, diversity, burn = (_smooth(curve, name) for name in ("likeness", "bleed", "diversity", "burn"))
+    learned = _learned(curve, base)
     # Without any diversity, bleed is weighed against its own largest value.
     far = variety if variety > 0 else max(_values(curve, "bleed"), default=math.nan)
     usual = _score(base, "burn") if base else math.nan
@@ -153,13 +157,26 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float
         _Candidate(
             row.epoch,
             row.strength,
-            gain=(likeness[i] - ground) / gained,
+            gain=_mean((likeness[i] - ground) / gained, learned[i]),
             bleed=bleed[i] / far if far > 0 else math.nan,
             sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
             burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
         )
         for i, row in enumerate(curve)
     ]
+
+
+def _learned(curve: list[Row], base: Row | None) -> list[float]:
+    """Share of the fall of the training pictures' log loss below the base's, 1 at the lowest; NaN where unmeasured."""
+    losses = [_score(row, "loss") for row in curve]
+    least, most = min(losses, default=math.nan), _score(base, "loss") if base else math.nan
+    if not 0 < least < most or any(math.isnan(loss) for loss in losses):
+        return [math.nan] * len(curve)
+    return [math.log(most / loss) / math.log(most / least) for loss in losses]
+
+
+def _mean(one: float, other: float) -> float:
+    return one if math.isnan(other) else (one + other) / 2
 
 
 def _smooth(curve: list[Row], name: str) -> list[float]:

@@ -136,3 +136,12 @@ def test_between_equals_full_strength_comes_first():
 def test_the_reason_says_how_much_bleed_grows(bleed, words):
     best = recommend(rows([0.5, 0.7, 0.8, 0.8], bleed))
     assert best == {"epoch": 3, "strength": 1.0, "reason": f"Epoch 3: likeness has stopped rising; after it {words}."}
+
+
+def test_details_that_only_the_loss_still_sees_are_worth_waiting_for():
+    """Likeness is up after two epochs; the loss on the training pictures goes on falling to the fifth."""
+    measured = rows([0.5, 0.8, 0.8, 0.8, 0.8, 0.8])
+    assert recommend(measured)["epoch"] == 2
+    for row, loss in zip(measured, [0.3, 0.15, 0.1, 0.08, 0.06, 0.05, 0.05], strict=True):
+        row.scores["loss"] = loss
+    assert recommend(measured)["epoch"] == 5
