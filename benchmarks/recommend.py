@@ -1,6 +1,6 @@
 """Does the recommendation find the good epoch? Twenty toybox runs whose truth is known.
 
-    python benchmarks/recommend.py --work /tmp/recommend [--only 3] [--jobs 2]
+    python benchmarks/recommend.py --work FOLDER [--only 3] [--jobs 2]
 
 Trains, renders and scores twenty runs of different characters, families, seeds, ranks and learning rates, some of
 them overcooked on purpose, then compares the recommended epoch's fidelity with the best epoch's. Fidelity is the
