@@ -246,7 +246,7 @@ def _hold_back(examples: list[Example], split: float) -> tuple[list[Example], li
 def _alike(examples: list[Example]) -> list[list[int]]:
     """Indices of the examples, those of nearly the same picture together."""
     places = {example.path: at for at, example in enumerate(examples)}
-    groups = [[places.pop(path) for path in group] for group in duplicates.groups(list(places))]
+    groups = [[places.pop(path) for path in group] for group in duplicates.groups(list(places), mirrored=True)]
     return groups + [[at] for at in places.values()]
 
 

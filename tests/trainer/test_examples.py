@@ -2,7 +2,7 @@
 
 import pytest
 import trainees
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainer import presets
 from trainer.config import DataConfig
@@ -101,7 +101,7 @@ def test_near_duplicates_are_never_on_both_sides(tmp_path):
     folder = trainees.draw_pictures(tmp_path / "set", [(96, 96)] * 10)
     for number in range(10):
         picture = Image.open(folder / f"{number:02}.png")
-        picture.resize((70, 70)).save(folder / f"{number:02}-copy.jpg")
+        ImageOps.mirror(picture).resize((70, 70)).save(folder / f"{number:02}-copy.jpg")
     found = loaded(folder, validation_split=0.3)
     held = {e.path.name[:2] for e in found if e.role == "validation"}
     assert held and len(held) < 10

@@ -7,10 +7,14 @@ colours are different pictures. With at most `distance` bits apart, two hashes o
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from PIL import ImageOps
 
 from trainer.dataset import images
 from trainer.dataset.images import Picture
+from trainer.dataset.measure import measure
 
 DISTANCE = 10
 """Bits of 128. Saved again at a third of the size: up to 5; other photographs of one subject: from 17."""
@@ -20,13 +24,27 @@ CHUNK = 1024
 """Pictures compared at once with one band in common: bounds memory."""
 
 
-def groups(paths: Iterable[Path], *, distance: int = DISTANCE) -> list[list[Path]]:
+def groups(paths: Iterable[Path], *, distance: int = DISTANCE, mirrored: bool = False) -> list[list[Path]]:
     """Paths that show the same picture, the groups of two and more, in the order given.
 
-    Files that are no pictures belong to no group.
+    `mirrored`: a mirror image shows the same, too. Files that are no pictures belong to no group.
     """
     found = [outcome for outcome in images.examine(map(Path, paths)) if isinstance(outcome, Picture)]
-    return [[picture.path for picture in group] for group in grouped(found, distance=distance)]
+    places = {picture.path: at for at, picture in enumerate(found)}
+    joined = _Joined(len(found))
+    for group in grouped(found + [_mirrored(picture) for picture in found if mirrored], distance=distance):
+        for picture in group:
+            joined.join(places[group[0].path], places[picture.path])
+    members: dict[int, list[Path]] = defaultdict(list)
+    for path, at in places.items():
+        members[joined.root(at)].append(path)
+    return [group for group in members.values() if len(group) > 1]
+
+
+def _mirrored(picture: Picture) -> Picture:
+    """What the picture would be found to be if it were the other way round."""
+    looks = measure(ImageOps.mirror(images.open_rgb(picture.path)))
+    return replace(picture, digest=f"mirrored {picture.digest}", looks=looks)
 
 
 def exact(pictures: Iterable[Picture]) -> list[list[Picture]]:
