@@ -17,6 +17,7 @@ from trainer.config import TrainConfig
 from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
 from trainer.examples import Example, count_steps
+from trainer.families.checkpoint_file import MAP
 from trainer.files import write_json
 from trainer.loop import CACHE
 from trainer.run import Run
@@ -103,7 +104,7 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0) ->
         device=environment.device_name(device),
         capacity=capacity or _capacity(device),
         training=training,
-        loading=0 if device == "cuda" else program + texts + parts["unet"] + _mapped(dummy),
+        loading=0 if device == "cuda" else program + texts + parts["unet"] + MAP,
         # On a card of its own memory only the part at work lies there before the first step.
         caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
@@ -158,13 +159,6 @@ def _file_size(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) -> int:
         start, end = end, end + _count(everything[name]) * width
         header[name] = {"dtype": "F16", "shape": everything[name], "data_offsets": [start, end]}
     return 8 + len(json.dumps(header, separators=(",", ":"))) + end + METADATA
-
-
-def _mapped(dummy: Dummy) -> int:
-    """Bytes of the file that stay mapped while its numbers are turned into another precision."""
-    path = Path(dummy.model.path)
-    stored = path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.glob("unet/*.safetensors"))
-    return stored if abs(stored - dummy.parts["unet"]) > 0.02 * stored else 0
 
 
 @lru_cache
