@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from trainer.families import schedule
 from trainer.families.base import BaseModel, Family
 from trainer.families.checkpoint_file import Shards, empty, fill
 from trainer.families.sources import INSTEAD, Source
+from trainer.files import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -136,7 +135,7 @@ def load_part(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module
     variant = "fp16" if weights and all(".fp16" in name for name in weights) else None
     options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     try:
-        with _quietly():
+        with quietly():
             return cls.from_pretrained(path, **options)
     except Exception as error:  # diffusers, transformers and safetensors raise a dozen kinds for a broken folder
         raise _broken(path, error) from error
@@ -150,17 +149,3 @@ def load_tokenizer(path: Path) -> Any:
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # as above
         raise UserError(f"{path} holds no usable CLIP tokenizer ({type(error).__name__}): get it again.") from error
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' progress bar for each part: loading takes seconds, and the run prints its own."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()
