@@ -362,7 +362,7 @@ def test_a_lora_for_sd2_loads_in_diffusers_and_says_what_it_is_for(folders, tmp_
     assert torch.allclose(words.hidden, other_words.hidden, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dora", "lokr"])
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
 def test_a_run_of_this_kind_is_saved_rendered_and_exported(kind, folders, tmp_path, monkeypatch):
     import trainees
 
@@ -378,3 +378,16 @@ def test_a_run_of_this_kind_is_saved_rendered_and_exported(kind, folders, tmp_pa
     file = kohya.read(done.path)
     assert {key.partition(".")[2] for key in file.tensors} == NAMES[kind]
     assert file.metadata["ss_network_module"] == "lycoris.kohya"
+    if kind == "dora":
+        with pytest.raises(UserError, match="does not grow in proportion"):
+            export(run, 1, to=tmp_path / "models", name="weak", strength=0.5)
+    else:
+        weak = export(run, 1, to=tmp_path / "models", name="weak", strength=0.5)
+        assert "Checked: at 1 it draws what epoch 1 draws at 0.5" in weak.verification
+        assert kohya.read_header(weak.path).metadata["ss_network_alpha"] == "1"
+    plain = export(run, 1, to=tmp_path / "models", name="plain", strength=0.5, rank=3)
+    assert "cannot draw the same pixels" in plain.verification
+    made = kohya.read(plain.path)
+    assert {key.partition(".")[2] for key in made.tensors} == NAMES["lora"]
+    assert made.metadata["ss_network_module"] == "networks.lora" and made.metadata["ss_network_dim"] == "3"
+    assert kohya.describe(plain.path).kind == "LoCon"
