@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 import time
@@ -130,6 +131,15 @@ def _folder(examples: list[Example]):
     from trainer.kohya import FolderFacts
 
     return FolderFacts(len(examples), examples[0].repeats, sum(example.repeats for example in examples))
+
+
+def trim_heap() -> None:
+    """Give memory that was freed back to the system. glibc keeps a hole between blocks that are still in use; what the
+    text encoders and the VAE leave behind is as large as a step needs, and would be taken a second time."""
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):
+        return  # another C library: it does as it does
 
 
 def use_attention(unet, name: str) -> str:

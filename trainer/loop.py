@@ -124,6 +124,7 @@ class Trainer:
         for module in modules:
             module.to("meta")
         gc.collect()
+        environment.trim_heap()
         if self.accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
 
