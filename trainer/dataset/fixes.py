@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from trainer.dataset import aside, buckets, captions, edit, images, prepare
+from trainer.dataset import aside, buckets, captions, edit, images, masks, prepare
 from trainer.dataset.findings import Finding
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
@@ -84,11 +84,14 @@ def _crop(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     shapes = buckets.make_buckets(settings.resolution)
     for path in paths:
         bucket = buckets.place(*images.open_rgb(path).size, shapes).bucket
-        _replace(path, repair, partial(_cropped, ratio=bucket[0] / bucket[1]))
+        _replace(path, repair, partial(prepare.cropped, ratio=bucket[0] / bucket[1]))
+        if mask := masks.near(path):  # the same part of it, or it would lie beside what it is about
+            repair.aside.append(mask)
+            repair.make[mask] = partial(_crop_mask, path, mask, bucket[0] / bucket[1])
 
 
-def _cropped(source: Path, target: Path, ratio: float) -> None:
-    prepare.cropped(source, target, ratio)
+def _crop_mask(path: Path, mask: Path, ratio: float, made: Path) -> None:
+    prepare.cropped(_moved(path), made, ratio, mask=_moved(mask))
 
 
 def _replace(path: Path, repair: Repair, write: Callable[[Path, Path], None]) -> None:

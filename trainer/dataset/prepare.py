@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from trainer import files
-from trainer.dataset import captions, colour, images, index
+from trainer.dataset import captions, colour, images, index, masks
 from trainer.dataset.buckets import Box, Size, make_buckets, place
 from trainer.dataset.images import Picture
 from trainer.dataset.names import shown
@@ -21,8 +21,9 @@ from trainer.dataset.splitting import check_target
 from trainer.errors import UserError, nearest
 
 PROVENANCE = "provenance.jsonl"
-MASKS = ".masks"
-"""Hidden, so that no one takes a mask for a picture; same relative names as the pictures, .png."""
+MASKS = masks.FOLDER
+Cut = Callable[[Picture, Image.Image], Box]
+"""(picture, what it shows) -> the part that stays, in its pixels."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Recipe:
     longest: int = 0
     """Longer sides are scaled down to this many px; 0 leaves the size alone. Nothing is ever enlarged."""
     masks: bool = False
-    """Write the transparency as a mask beside the pictures that have one."""
+    """Write the transparency as a mask beside the pictures that have one; a mask in `.masks/` comes along always."""
     frames: int = 1
     """Take up to this many frames, evenly spread, out of an animation."""
 
@@ -68,12 +69,28 @@ def prepare(
     """Fill the new folder `to`, captions included. Raises UserError for a broken picture or a folder that is there."""
     folder, to = Path(folder), Path(to)
     check(folder, to, recipe)
-    pictures = index.scan(folder)
+
+    def cut(_: Picture, image: Image.Image) -> Box:
+        return CROPS[recipe.crop](image, shape(recipe, *image.size))
+
+    return fill(index.scan(folder), folder, to, recipe, cut, progress=progress)
+
+
+def fill(
+    pictures: list[Picture],
+    folder: Path,
+    to: Path,
+    recipe: Recipe,
+    cut: Cut,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Made]:
+    """Write these pictures of the folder, each cut as `cut` says; the target has been checked."""
     names = _Names(pictures, folder)
     made: list[Made] = []
     lines: list[str] = []
     for done, picture in enumerate(pictures, start=1):
-        for one in _made(picture, folder, to, recipe, names):
+        for one in _made(picture, folder, to, recipe, cut, names):
             made.append(one)
             lines.append(json.dumps(asdict(one), ensure_ascii=True) + "\n")
         if progress:
@@ -160,10 +177,11 @@ def salient(picture: Image.Image, ratio: float) -> Box:
 CROPS: dict[str, Callable[[Image.Image, float], Box]] = {"none": whole, "centre": centre, "salient": salient}
 
 
-def cropped(path: Path, target: Path, ratio: float) -> None:
-    """Write the salient part of a picture as a PNG."""
+def cropped(path: Path, target: Path, ratio: float, *, mask: Path | None = None) -> None:
+    """Write the salient part of a picture as a PNG, or the same part of its mask."""
     picture = images.open_rgb(path)
-    save(picture.crop(salient(picture, ratio)), target)
+    whole = picture if mask is None else images.open_rgb(mask).convert("L").resize(picture.size)
+    save(whole.crop(salient(picture, ratio)), target)
 
 
 def resaved(path: Path, target: Path) -> None:
@@ -205,22 +223,22 @@ class _Names:
         return name + ".png"
 
 
-def _made(picture: Picture, folder: Path, to: Path, recipe: Recipe, names: _Names) -> Iterator[Made]:
+def _made(picture: Picture, folder: Path, to: Path, recipe: Recipe, cut: Cut, names: _Names) -> Iterator[Made]:
+    painted = masks.of(folder, picture.path)
     wanted = _spread(picture.frames, recipe.frames)
     for frame in wanted:
         notes: list[str] = []
-        rgb, mask = opened(picture.path, frame, notes)
+        rgb, alpha = opened(picture.path, frame, notes)
+        mask = images.open_rgb(painted).convert("L").resize(rgb.size) if painted else alpha if recipe.masks else None
         name = names.new(picture, frame if len(wanted) > 1 else None)
-        box = CROPS[recipe.crop](rgb, shape(recipe, *rgb.size))
-        size = rgb.size
+        box, size = cut(picture, rgb), rgb.size
         rgb = _fitted(rgb.crop(box), recipe.longest)
         save(rgb, to / name)
-        if recipe.masks and mask is not None:
+        if mask is not None:
             save(_fitted(mask.crop(box), recipe.longest), to / MASKS / name)
         _copy_captions(picture.path, to / name)
         source = picture.path.relative_to(folder).as_posix()
-        masked = recipe.masks and mask is not None
-        yield Made(name, source, picture.digest, frame, size, box, rgb.size, masked, tuple(notes))
+        yield Made(name, source, picture.digest, frame, size, box, rgb.size, mask is not None, tuple(notes))
 
 
 def opened(path: Path, frame: int = 0, notes: list[str] | None = None) -> tuple[Image.Image, Image.Image | None]:
