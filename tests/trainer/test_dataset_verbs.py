@@ -3,13 +3,16 @@
 import json
 import random
 
+import detectors
 import pytest
+import torch
 from PIL import Image, ImageDraw
 from typer.testing import CliRunner
 
 from trainer.cli import app
 from trainer.dataset import captions
 from trainer.errors import UserError
+from trainer.upscalers import RRDBNet
 
 
 @pytest.fixture
@@ -93,6 +96,40 @@ def test_check_and_fix(folder):
     assert "/100" in run("check", folder, json_too=False)
     run("undo", folder)
     assert bytes_of(folder) == before
+
+
+def test_check_looks_for_faces_where_a_detector_is(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    detectors.scene((1280, 1280), (960, 192)).save(folder / "far.png")
+    assert run("check", folder)["faces"] is None
+    assert "put one there" in " ".join(run("check", folder, json_too=False).split())
+    with pytest.raises(UserError, match="none at no.onnx"):
+        run("check", folder, "--detector", "no.onnx")
+    detectors.yolo(tmp_path / "models/faces/mine.onnx")
+    found = run("check", folder, "--resolution", 256)
+    assert found["faces"] == "mine.onnx"
+    assert "far.png" in {f["file"] for f in found["findings"] if f["kind"] == "small face"}
+    mended = run("check", folder, "--resolution", 256, "--fix", "small face")
+    assert "far.png" in mended["fixes"][0]["made"]
+    assert "far.png" not in {f["file"] for f in mended["findings"] if f["kind"] == "small face"}
+    found = run("prepare", folder, "--to", tmp_path / "new", "--crop", "face", "--ratio", "1:1")
+    assert any("by mine.onnx" in step for one in found for step in one["steps"])
+
+
+def test_prepare_cuts_out_and_enlarges(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
+    detectors.matting(tmp_path / "isnet-anime.onnx")
+    torch.save(RRDBNet(8, 4, 1, shuffle=2).state_dict(), tmp_path / "x2.pth")
+    words = ["prepare", folder, "--to", tmp_path / "new", "--background", "isnet-anime"]
+    with pytest.raises(UserError, match="put u2net.onnx"):
+        run(*words[:-1], "u2net", "--dry-run")
+    assert "data.mask_folder=" in run(*words, json_too=False).replace("\n", "")
+    assert len(list((tmp_path / "new/.masks").iterdir())) == 10
+    words[3] = tmp_path / "other"
+    made = {one["file"]: one for one in run(*words, "--cut-out", "--upscaler", tmp_path / "x2.pth")}
+    small = made["copy.png"]
+    assert small["size"] == [150, 180] and max(small["scaled"]) >= 512 and "by x2.pth" in small["steps"][-1]
+    assert Image.open(tmp_path / "other/copy.png").mode == "RGBA"
 
 
 def test_dedupe(folder):

@@ -6,12 +6,13 @@ Each takes (folder, training resolution) and gives findings; none changes anythi
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from trainer.dataset import buckets, captions, duplicates, images, tags
+from trainer.dataset.faces import Face
 from trainer.dataset.images import Picture
 from trainer.dataset.names import count, listed, shown
 
@@ -35,6 +36,9 @@ LONG = 75
 
 ODD = 4.0
 """Times the usual distance from the folder's middle colours."""
+
+SMALL_FACE = 64
+"""px of a face as it is trained: eight latents, of which two are left for an eye."""
 
 ALWAYS = 0.8
 """Share of the captions from which a tag that does not describe the character is learned along with it."""
@@ -69,6 +73,8 @@ class Folder:
     trigger: str
     extension: str
     placements: Mapping[Path, buckets.Placement]
+    faces: Mapping[Path, Sequence[Face]] = field(default_factory=dict)
+    """Picture -> its faces, the largest first; empty where nobody looked."""
 
     def caption_file(self, picture: Path) -> Path:
         return captions.sidecar(picture, self.extension)
@@ -80,16 +86,15 @@ def _broken(seen: Folder, _) -> list[Finding]:
 
 
 def _foreign(seen: Folder, _) -> list[Finding]:
-    return [
-        Finding(
-            "foreign",
-            "warning",
-            path,
-            f"{shown(path.name)} is not used, {path.suffix.lower()} cannot be read",
-            "Convert it to PNG or JPEG, or move it away",
-        )
-        for path in images.foreign(seen.path)
-    ]
+    findings = []
+    for path in images.foreign(seen.path):
+        what = f"{shown(path.name)} is not used, {path.suffix.lower()} cannot be read"
+        remedy = "Convert it to PNG or JPEG, or move it away"
+        if path.suffix.lower() in images.VIDEO_ENDINGS:
+            what = f"{shown(path.name)} is a video, of which nothing is used"
+            remedy = "Take frames out of it with `lora-studio dataset frames`, or move it away"
+        findings.append(Finding("foreign", "warning", path, what, remedy))
+    return findings
 
 
 def _few(seen: Folder, _) -> list[Finding]:
@@ -253,6 +258,18 @@ def _sizes(seen: Folder, resolution: int) -> list[Finding]:
     return findings
 
 
+def _faces(seen: Folder, _) -> list[Finding]:
+    """Pictures whose largest face is too small once the picture is in its bucket."""
+    findings = []
+    for path, faces in seen.faces.items():
+        side = faces[0].side * seen.placements[path].scale if faces else SMALL_FACE
+        if side < SMALL_FACE:
+            what = f"The face in {shown(path.name)} is {side:.0f} pixels large when it is trained"
+            remedy = f"Crop it closer; below {SMALL_FACE} pixels eyes and mouth are lost"
+            findings.append(Finding("small face", "warning", path, what, remedy))
+    return findings
+
+
 def _peculiar(seen: Folder, _) -> list[Finding]:
     findings = []
     for picture in seen.pictures:
@@ -304,6 +321,7 @@ QUESTIONS: tuple[Callable[[Folder, int], list[Finding]], ...] = (
     _duplicates,
     _near_duplicates,
     _sizes,
+    _faces,
     _looks,
     _colours,
     _peculiar,

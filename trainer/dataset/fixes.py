@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from trainer.dataset import aside, buckets, captions, edit, images, masks, prepare
+from trainer.dataset import aside, buckets, captions, crops, edit, images, masks, prepare
+from trainer.dataset.faces import Faces
 from trainer.dataset.findings import Finding
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
@@ -40,6 +41,8 @@ class Settings:
     trigger: str = ""
     extension: str = captions.EXTENSION
     resolution: int = 512
+    faces: Faces | None = None
+    """For fixes that need to know where a face is."""
 
 
 def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()) -> Repair:  # noqa: B008, frozen
@@ -83,15 +86,28 @@ def _crop(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """The part where most is to be seen, in the shape of its bucket, in its place."""
     shapes = buckets.make_buckets(settings.resolution)
     for path in paths:
-        bucket = buckets.place(*images.open_rgb(path).size, shapes).bucket
-        _replace(path, repair, partial(prepare.cropped, ratio=bucket[0] / bucket[1]))
-        if mask := masks.near(path):  # the same part of it, or it would lie beside what it is about
-            repair.aside.append(mask)
-            repair.make[mask] = partial(_crop_mask, path, mask, bucket[0] / bucket[1])
+        picture = images.open_rgb(path)
+        bucket = buckets.place(*picture.size, shapes).bucket
+        _cut(path, crops.salient(picture, bucket[0] / bucket[1]), repair)
 
 
-def _crop_mask(path: Path, mask: Path, ratio: float, made: Path) -> None:
-    prepare.cropped(_moved(path), made, ratio, mask=_moved(mask))
+def _crop_closer(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """The surroundings of the largest face, as close as the resolution allows, in its place."""
+    if settings.faces is None:
+        raise UserError("This fix crops around faces: name a face detector with --detector.")
+    for path in paths:
+        picture = images.open_rgb(path)
+        found = settings.faces.find(picture)
+        if found and (box := crops.close(found[0], picture.size, settings.resolution)):
+            _cut(path, box, repair)
+
+
+def _cut(path: Path, box: buckets.Box, repair: Repair) -> None:
+    """This part of the picture in its place, and of its mask, which would lie beside what it is about otherwise."""
+    _replace(path, repair, partial(prepare.cropped, box=box))
+    if mask := masks.near(path):
+        repair.aside.append(mask)
+        repair.make[mask] = lambda made: prepare.cropped(_moved(path), made, box, mask=_moved(mask))
 
 
 def _replace(path: Path, repair: Repair, write: Callable[[Path, Path], None]) -> None:
@@ -162,6 +178,7 @@ FIXES: dict[str, Callable[[Sequence[Path], Repair, Settings], None]] = {
     "caption unreadable": _set_caption_aside,
     "extreme": _crop,
     "cropped": _crop,
+    "small face": _crop_closer,
     "turned": _resave,
     "alpha": _resave,
     "animated": _resave,

@@ -42,9 +42,9 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pictures that cameras and editors write and that cannot be read here, so that they can be pointed out.
-FOREIGN_ENDINGS = frozenset(
-    """.heic .heif .jxl .jp2 .psd .xcf .kra .svg .tga .exr .raw .cr2 .cr3 .nef .arw .dng
-    .mp4 .mov .mkv .webm .avi""".split()  # noqa: SIM905
+VIDEO_ENDINGS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv".split())
+FOREIGN_ENDINGS = VIDEO_ENDINGS | frozenset(
+    ".heic .heif .jxl .jp2 .psd .xcf .kra .svg .tga .exr .raw .cr2 .cr3 .nef .arw .dng".split()
 )
 
 

@@ -6,13 +6,12 @@ probability a tag, [batch, tags]. https://huggingface.co/SmilingWolf/wd-vit-tagg
 """
 
 import csv
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from trainer.dataset import captions, images
+from trainer.dataset import captions, images, sessions
 from trainer.dataset.ahead import ahead
 from trainer.dataset.names import shown
 from trainer.errors import UserError
@@ -41,7 +40,7 @@ class WD14:
         folder = Path(folder)
         self.name = folder.name
         self.labels = _read_labels(folder / LABELS)
-        self._session = _open_session(folder / MODEL)
+        self._session = sessions.opened(folder / MODEL)
         inputs, outputs = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._input = inputs.name
         self.size, fixed_batch = _input_size(inputs.shape, folder)
@@ -201,22 +200,6 @@ def _read_labels(path: Path) -> list[tuple[str, int]]:
     if not labels:
         raise UserError(f"{shown(path)} names no tags: fetch it again from where the model is from.")
     return labels
-
-
-def _open_session(path: Path):
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings about graph details mean nothing to a user
-    # One core is left to the threads that read pictures.
-    options.intra_op_num_threads = max(1, (os.cpu_count() or 1) - 1)
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime raises types of its own for each kind of damage
-        reason = shown(" ".join(str(error).split()))[:160]
-        raise UserError(f"{shown(path)} cannot be loaded as an ONNX model ({reason}): fetch it again.") from error
 
 
 def _input_size(shape: Sequence, folder: Path) -> tuple[int, int]:

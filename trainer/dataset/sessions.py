@@ -1,0 +1,42 @@
+"""ONNX models from files: taggers, background removal and face detection open them the same way."""
+
+import os
+from pathlib import Path
+
+from trainer.dataset.names import shown
+from trainer.errors import UserError
+
+
+def opened(path: Path):
+    """An onnxruntime session; on CUDA where this onnxruntime offers it, else on the CPU.
+
+    Raises UserError for what is no ONNX model.
+    """
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings about graph details mean nothing to a user
+    # One core is left to the threads that read pictures.
+    options.intra_op_num_threads = max(1, (os.cpu_count() or 1) - 1)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime raises types of its own for each kind of damage
+        reason = shown(" ".join(str(error).split()))[:160]
+        raise UserError(f"{shown(path)} cannot be loaded as an ONNX model ({reason}): fetch it again.") from error
+
+
+def planes(session, path: Path, usual: int) -> tuple[str, int, int]:
+    """(name, width, height) of an input [batch, 3, height, width]; `usual` for sides that the export leaves open.
+
+    Raises UserError for a model that takes anything else.
+    """
+    inputs = session.get_inputs()[0]
+    if len(inputs.shape) != 4 or inputs.shape[1] != 3:
+        raise UserError(
+            f"{shown(path)} takes an input of shape {inputs.shape}, and [batch, 3, height, width] is needed: "
+            f"take another export of the model."
+        )
+    height, width = (side if isinstance(side, int) else usual for side in inputs.shape[2:])
+    return inputs.name, width, height
