@@ -132,6 +132,16 @@ def test_prepare_cuts_out_and_enlarges(folder, tmp_path, monkeypatch):
     assert Image.open(tmp_path / "other/copy.png").mode == "RGBA"
 
 
+def test_frames(folder, tmp_path):
+    pictures = [Image.new("RGB", (40, 40), colour) for colour in ("red", "#fe0000", "blue")]
+    film = tmp_path / "film.gif"
+    pictures[0].save(film, save_all=True, append_images=pictures[1:])
+    assert len(run("frames", film, "--to", tmp_path / "new", "--dry-run")["frames"]) == 2
+    assert not (tmp_path / "new").exists()
+    assert "3 frames" in run("frames", film, "--to", tmp_path / "new", "--all", json_too=False)
+    assert len(list((tmp_path / "new").glob("*.png"))) == 3
+
+
 def test_dedupe(folder):
     assert run("dedupe", folder, "--exact")["groups"] == []
     assert run("dedupe", folder, "--dry-run")["aside"] == ["copy.png"] and (folder / "copy.png").exists()

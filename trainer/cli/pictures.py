@@ -294,6 +294,36 @@ def _upscaler(path: Path):
     return Upscaler(path.name, lambda picture, size: upscale_picture(picture, size, path.name, network))
 
 
+@dataset.command()
+def frames(
+    source: Annotated[Path, typer.Argument(help="A video or an animated picture, or a folder of such.")],
+    to: Annotated[Path, typer.Option(help="New folder for the frames.")],
+    every: Annotated[int, typer.Option(min=1, help="Take one of so many frames.")] = 1,
+    per_second: Annotated[float, typer.Option(min=0, help="Take so many a second of the film; 0 sets no limit.")] = 0,
+    changed: Annotated[
+        bool, typer.Option("--changed/--all", help="Only when the picture has changed, or also when it has not.")
+    ] = True,
+    most: Annotated[int, typer.Option(min=0, help="End a film once it has given so many; 0 sets no limit.")] = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+):
+    """Take frames out of videos and animations as pictures; provenance.jsonl says of each where it was."""
+    from dataclasses import asdict
+
+    from trainer.dataset import frames as films
+
+    choice = films.Choice(every, per_second, changed, most)
+    with bar(f"Taking frames of {source}") as advance:
+        taken = films.split(source, to, choice, dry_run=dry_run, progress=advance)
+    if as_json:
+        print_json({"frames": [asdict(one) for one in taken], "dry_run": dry_run})
+        return
+    by_film = {film: [one for one in taken if one.source == film] for film in dict.fromkeys(t.source for t in taken)}
+    for film, found in list(by_film.items())[:SHOWN]:
+        console.print(plain(f"  {film}: {len(found)} frames, the last at {found[-1].seconds:.1f} s"))
+    console.print(plain(f"{'Would take' if dry_run else 'Took'} {len(taken)} frames into {to}."))
+
+
 def _name(folder: Path, path: Path | None) -> str | None:
     return None if path is None else path.relative_to(folder).as_posix()
 
