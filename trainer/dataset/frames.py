@@ -170,7 +170,9 @@ def _video(path: Path) -> Iterator[tuple[int | None, float, Callable[[], Image.I
         )
     import av
 
-    with av.open(str(path)) as container:
+    # By handle and without other protocols: neither a name such as `concat:a.mp4` nor a playlist inside the file may
+    # make FFmpeg open something else.
+    with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": "none"}) as container:
         if not container.streams.video:
             raise UserError(f"{shown(path)} holds no moving picture.")
         stream = container.streams.video[0]

@@ -136,6 +136,15 @@ def test_what_is_no_film_is_one_sentence(tmp_path, monkeypatch):
         frames.split(tmp_path / "torn.mp4", tmp_path / "new", Choice())
 
 
+def test_a_playlist_in_disguise_opens_nothing_else(tmp_path):
+    inside = video(tmp_path / "concat:inside.mkv", [0, 1])
+    assert len(frames.split(inside, tmp_path / "new", Choice())) == 2
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n"
+    (tmp_path / "list.mp4").write_text(f"{head}file:{inside}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(UserError, match="list.mp4 cannot be read"):
+        frames.split(tmp_path / "list.mp4", tmp_path / "other", Choice())
+
+
 def test_a_film_that_breaks_off_keeps_what_came_before(tmp_path):
     film = video(tmp_path / "film.mkv", [at % 3 for at in range(200)])
     content = film.read_bytes()
