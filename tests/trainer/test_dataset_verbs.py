@@ -142,6 +142,52 @@ def test_frames(folder, tmp_path):
     assert len(list((tmp_path / "new").glob("*.png"))) == 3
 
 
+def test_crop(folder, tmp_path):
+    words = ["crop", folder, "--to", tmp_path / "new", "--box", "0.png=10,20,100,50"]
+    assert run(*words, "--dry-run")["would_make"] == 10 and not (tmp_path / "new").exists()
+    (tmp_path / "boxes.json").write_text('{"1.png": [0, 0, 40, 60]}')
+    made = {one["file"]: one for one in run(*words, "--boxes", tmp_path / "boxes.json", "--only")}
+    assert {name: one["crop"] for name, one in made.items()} == {"0.png": [10, 20, 110, 70], "1.png": [0, 0, 40, 60]}
+    assert Image.open(tmp_path / "new/0.png").size == (100, 50) and (tmp_path / "new/0.txt").exists()
+    (tmp_path / "boxes.csv").write_text("2.png,0,0,30,40\n\n3.png,5,5,30,40\n")
+    words = ["crop", folder, "--to", tmp_path / "other", "--boxes", tmp_path / "boxes.csv"]
+    assert "10 pictures" in run(*words, json_too=False) and Image.open(tmp_path / "other/3.png").size == (30, 40)
+    for box, said in [
+        ("0.png=1,2,3", "write NAME=X,Y,W,H"),
+        ("1,2,3,4", "write NAME="),
+        ("0.png=0,0,999,9", "not lie"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            run("crop", folder, "--to", tmp_path / "third", "--box", box)
+    (tmp_path / "boxes.json").write_text('{"1.png": "all"}')
+    with pytest.raises(UserError, match="'1.png': write"):
+        run("crop", folder, "--to", tmp_path / "third", "--boxes", tmp_path / "boxes.json")
+
+
+def test_mask(folder, tmp_path):
+    before = bytes_of(folder)
+    painted = tmp_path / "painted"
+    painted.mkdir()
+    half = Image.new("L", (300, 200))
+    half.paste(255, (0, 0, 150, 200))
+    half.save(painted / "0.png")
+    half.resize((300, 220)).save(painted / "1-masklabel.png")
+    assert run("mask", folder, "--from", painted, "--dry-run")["masks"] == [".masks/0.png", ".masks/1.png"]
+    assert bytes_of(folder) == before
+    assert "data.mask_folder=" in run("mask", folder, "--from", painted, json_too=False)
+    assert Image.open(folder / ".masks/1.png").getpixel((10, 10)) == 255
+    run("undo", folder)
+    assert bytes_of(folder) == before
+    half.resize((100, 200)).save(painted / "2.png")
+    with pytest.raises(UserError, match="must have the same shape"):
+        run("mask", folder, "--from", painted)
+    half.save(painted / "lost.png")
+    (painted / "2.png").unlink()
+    with pytest.raises(UserError, match="is for no picture"):
+        run("mask", folder, "--from", painted)
+    assert bytes_of(folder) == before
+
+
 def test_dedupe(folder):
     assert run("dedupe", folder, "--exact")["groups"] == []
     assert run("dedupe", folder, "--dry-run")["aside"] == ["copy.png"] and (folder / "copy.png").exists()
