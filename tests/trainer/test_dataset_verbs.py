@@ -51,7 +51,7 @@ def test_tags(folder):
     found = run("tags", folder, "--where", "tag:pose 1 OR tag:pose 2")
     assert [entry["file"] for entry in found["pictures"]] == ["1.png", "2.png"]
     assert found["tags"]["blue hair"] == 2
-    pairs = run("tags", folder, "--pairs")
+    pairs = run("tags", folder, "--pairs", "--dry-run")
     assert pairs[0]["captions"] == 9 and "blue hair" in run("tags", folder, json_too=False)
     assert len(run("tags", folder, "--where", "height:>=340 AND NOT missing:caption")["pictures"]) == 2
     assert [entry["file"] for entry in run("tags", folder, "--where", "issue:near duplicate")["pictures"]] == [
@@ -216,6 +216,13 @@ def test_sheet_buckets_prepare(folder, tmp_path):
         run("sheet", folder, "--where", "tag:nothing")
     laid = run("buckets", folder, "--resolution", 256, "--batch-size", 2)
     assert len(laid["pictures"]) == 10 and laid["steps"] == sum(line["batches"] for line in laid["buckets"])
+    assert {(p["repeats"], p["scale"] > 0.8) for p in laid["pictures"]} == {(1, True)}
+    (folder / "3_moss").mkdir()
+    (folder / "0.png").rename(folder / "3_moss/0.png")
+    laid = run("buckets", folder, "--repeats", 2, "--dry-run")
+    assert {p["file"]: p["repeats"] for p in laid["pictures"]}["3_moss/0.png"] == 3
+    assert sum(line["examples"] for line in laid["buckets"]) == 3 + 9 * 2
+    (folder / "3_moss/0.png").rename(folder / "0.png")
     assert run("buckets", folder, "--suggest")[0]["lost"] <= 0.2
     assert "steps an epoch" in run("buckets", folder, json_too=False)
     assert run("prepare", folder, "--to", tmp_path / "new", "--dry-run")["would_make"] == 10

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.dataset import DryRun, Folder, Json, Where, chosen, dataset, print_json
+from trainer.cli.dataset import DryRun, Folder, Json, ReadOnly, Where, chosen, dataset, print_json
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
@@ -55,7 +55,7 @@ def check(
         ]
         mended = [
             {"kind": r.kind, "aside": _names(folder, r.aside), "made": _names(folder, r.make)}
-            | {"captions": _names(folder, r.texts)}
+            | {"captions": _names(folder, [*r.texts, *r.contents])}
             for r in repairs
         ]
         print_json(
@@ -193,8 +193,11 @@ def show_buckets(
     folder: Folder,
     resolution: Annotated[int, typer.Option(help="Training resolution, px.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Times an epoch that each picture is seen.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Times an epoch that a picture is seen whose folder's name (10_moss) says none.")
+    ] = 1,
     suggest: Annotated[bool, typer.Option("--suggest", help="Which resolution and bounds lose least.")] = False,
+    dry_run: ReadOnly = False,
     as_json: Json = False,
 ):
     """Every picture's bucket, scale and crop, and which settings would lose least."""
@@ -202,6 +205,7 @@ def show_buckets(
 
     from trainer.dataset import buckets, index
     from trainer.dataset import suggest as suggestions
+    from trainer.examples import named_by_folder
 
     pictures = index.scan(folder)
     if suggest:
@@ -218,10 +222,12 @@ def show_buckets(
     shapes = buckets.make_buckets(resolution)
     placements = [buckets.place(p.width, p.height, shapes) for p in pictures]
     names = [str(_name(folder, p.path)) for p in pictures]
-    description = buckets.describe(names, placements, repeats, batch_size)
+    times = [named_by_folder(p.path, folder)[0] or repeats for p in pictures]
+    description = buckets.describe(names, placements, times, batch_size)
     if as_json:
         lines = [
-            {"file": line.name, "bucket": p.bucket, "scaled": p.scaled, "crop": p.source_crop, "lost": round(p.lost, 4)}
+            {"file": line.name, "bucket": p.bucket, "scaled": p.scaled, "scale": round(p.scale, 4)}
+            | {"crop": p.source_crop, "lost": round(p.lost, 4), "repeats": line.repeats}
             for line, p in ((line, line.placement) for line in description.pictures)
         ]
         print_json({"steps": description.steps, "buckets": [asdict(b) for b in description.buckets], "pictures": lines})

@@ -286,18 +286,16 @@ def _peculiar(seen: Folder, _) -> list[Finding]:
 
 
 def _encodings(seen: Folder, _) -> list[Finding]:
-    by_encoding: dict[str, list[Path]] = defaultdict(list)
-    for path, text in seen.texts.items():
-        if text is not None:
-            by_encoding[captions.encoding(seen.caption_file(path))].append(path)
-    if len(by_encoding) < 2:
+    """Captions that are not UTF-8 among others that are."""
+    found = {p: captions.encoding(seen.caption_file(p)) for p, text in seen.texts.items() if text is not None}
+    if len(set(found.values())) < 2:
         return []
-    numbers = listed([f"{len(paths)} in {name}" for name, paths in sorted(by_encoding.items())])
-    what, remedy = (
-        f"Captions are in several encodings ({numbers})",
-        "All are read; other tools may want UTF-8",
-    )
-    return [Finding("encodings", "hint", None, what, remedy)]
+    remedy = "It is read here; save it as UTF-8 for other tools"
+    return [
+        Finding("encodings", "hint", path, f"The caption of {shown(path.name)} is {name.upper()}", remedy)
+        for path, name in found.items()
+        if name != "utf-8"
+    ]
 
 
 def _orphans(seen: Folder, _) -> list[Finding]:

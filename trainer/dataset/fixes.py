@@ -11,6 +11,7 @@ from pathlib import Path
 from trainer.dataset import aside, buckets, captions, crops, edit, images, masks, prepare
 from trainer.dataset.faces import Faces
 from trainer.dataset.findings import Finding
+from trainer.dataset.journal import Journal
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
 
@@ -25,12 +26,15 @@ class Repair:
     make: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
     """New file -> what writes it."""
     texts: dict[Path, str] = field(default_factory=dict)
-    """Caption file -> new text."""
+    """Caption file -> new text, in its own encoding."""
+    contents: dict[Path, bytes | None] = field(default_factory=dict)
+    """Caption file -> new bytes."""
 
     def __str__(self) -> str:
         parts = [f"sets aside {listed([shown(path.name) for path in self.aside])}"] if self.aside else []
         parts += [f"writes {listed([shown(path.name) for path in self.make])}"] if self.make else []
-        parts += [f"changes {listed([shown(path.name) for path in self.texts])}"] if self.texts else []
+        changed = [*self.texts, *self.contents]
+        parts += [f"changes {listed([shown(path.name) for path in changed])}"] if changed else []
         return f"{self.kind}: {', '.join(parts) or 'nothing to do'}"
 
 
@@ -60,6 +64,7 @@ def apply(folder: Path, repair: Repair) -> None:
     name = f"fix {repair.kind}"
     aside.set_aside(folder, repair.aside, name, make=repair.make)
     captions.write_captions(folder, repair.texts, name)
+    Journal(folder).write(repair.contents, name)
 
 
 # --- one function a fix: (files, repair to fill, settings) ---
@@ -148,6 +153,15 @@ def _shorten(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
         repair.texts[captions.sidecar(path, settings.extension)] = captions.dedupe(text or "")
 
 
+def _as_utf8(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """The same text as UTF-8 without a byte order mark, which every tool reads."""
+    for path in paths:
+        file = captions.sidecar(path, settings.extension)
+        content = captions.content(file)
+        encoding = captions.decoded(content, file)[1]
+        repair.contents[file] = content.decode(encoding).encode("utf-8")
+
+
 def _rename(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """`cat.jpg` beside `cat.png` becomes `cat-jpg.jpg`, with a copy of the caption."""
     for path in paths:
@@ -187,6 +201,6 @@ FIXES: dict[str, Callable[[Sequence[Path], Repair, Settings], None]] = {
     "trigger missing": _trigger_first,
     "long caption": _shorten,
     "caption shared": _rename,
+    "encodings": _as_utf8,
 }
-"""Kind of finding -> fix. Too few pictures, unbalanced tags and captions that repeat need a person (or a tagger);
-several encodings need nothing."""
+"""Kind of finding -> fix. Too few pictures, unbalanced tags and captions that repeat need a person (or a tagger)."""

@@ -50,8 +50,8 @@ def _check_whole(model, missing: Iterable[str], folder: Path) -> None:
     missing = [name for name in missing if name in sizes]
     if sum(sizes[name] for name in missing) > 0.01 * sum(sizes.values()):
         raise UserError(
-            f"The captioner in {shown(folder)} lacks {len(missing)} of {len(sizes)} weights, such as {missing[0]}: take "
-            f"a release in the layout of the transformers library."
+            f"The captioner in {shown(folder)} lacks {len(missing)} of {len(sizes)} weights, such as {missing[0]}: "
+            f"take a release in the layout of the transformers library."
         )
 
 

@@ -132,6 +132,8 @@ def make(folder, kind):
         text = {"empty caption": "", "trigger missing": "hat", "long caption": "moss" + ", hat" * 80}.get(kind)
         if kind == "caption unreadable":
             (folder / "big.txt").write_bytes(b"\xe9")
+        elif kind == "encodings":
+            (folder / "big.txt").write_bytes("größer\r\n".encode("utf-16"))
         elif text is not None:
             (folder / "big.txt").write_text(text)
     return big
@@ -156,6 +158,8 @@ def test_every_fix_mends_what_it_is_for_and_is_undone(folder, tmp_path, kind):
     assert bytes_of(folder) == before  # a plan is only a plan
     fixes.apply(folder, repair)
     assert not found() and bytes_of(folder) != before
+    if kind == "encodings":
+        assert (folder / "big.txt").read_bytes() == "größer\r\n".encode()
     aside.undo(folder)
     assert bytes_of(folder) == before
 
