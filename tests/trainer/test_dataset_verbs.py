@@ -98,6 +98,25 @@ def test_check_and_fix(folder):
     assert bytes_of(folder) == before
 
 
+@pytest.mark.parametrize("format", ["metadata", "kohya", "caption"])
+def test_check_and_fix_captions_of_any_format(folder, format):
+    run("convert", folder, "--to", format)
+    for path in folder.glob("*.txt"):
+        path.unlink()
+    before = bytes_of(folder)
+    words = ["check", folder, "--format", format, "--trigger", "cat"]
+    found = run(*words)
+    kinds = [(f["kind"], f["file"]) for f in found["findings"] if "caption" in f["kind"] or "trigger" in f["kind"]]
+    assert ("no caption", "copy.png") in kinds and ("trigger missing", "0.png") in kinds and ("orphan" not in kinds)
+    assert [kind for kind, _ in kinds].count("no caption") == 1
+    mended = run(*words, "--fix", "trigger missing", "--fix", "no caption")
+    assert mended["fixes"][1]["captions"] == ["copy.png"]
+    assert run("tags", folder, "--format", format)["tags"]["cat"] == 10
+    assert run("tags", folder, "--format", format, "--where", "issue:no caption")["pictures"] == []
+    run("undo", folder), run("undo", folder)
+    assert bytes_of(folder) == before
+
+
 def test_check_looks_for_faces_where_a_detector_is(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     detectors.scene((1280, 1280), (960, 192)).save(folder / "far.png")

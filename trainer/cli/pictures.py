@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.dataset import DryRun, Folder, Json, ReadOnly, Where, chosen, dataset, print_json
+from trainer.cli.dataset import DryRun, Folder, Format, Json, ReadOnly, Where, chosen, dataset, print_json
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
@@ -27,6 +27,7 @@ def check(
     resolution: Annotated[int, typer.Option(help="Training resolution, px.")] = 512,
     fix: Annotated[list[str] | None, typer.Option(help="Mend this kind of finding; several times for several.")] = None,
     detector: Detector = "",
+    format: Format = "txt",
     dry_run: DryRun = False,
     as_json: Json = False,
 ):
@@ -37,10 +38,11 @@ def check(
     with bar(f"Looking through {folder}") as advance:
 
         def look() -> health.Health:
-            return health.check(folder, trigger=trigger, resolution=resolution, faces=faces, progress=advance)
+            wanted = {"trigger": trigger, "resolution": resolution, "format": format}
+            return health.check(folder, **wanted, faces=faces, progress=advance)
 
         report = look()
-        settings = fixes.Settings(trigger=trigger, resolution=resolution, faces=faces)
+        settings = fixes.Settings(trigger, folder, format, resolution, faces)
         repairs = []
         for kind in fix or []:
             repair = fixes.plan(kind, report.findings, settings)

@@ -13,6 +13,7 @@ from typing import Literal
 
 from trainer.dataset import buckets, captions, duplicates, images, tags
 from trainer.dataset.faces import Face
+from trainer.dataset.formats import SIDECARS
 from trainer.dataset.images import Picture
 from trainer.dataset.names import count, listed, shown
 
@@ -71,13 +72,19 @@ class Folder:
     unreadable: Mapping[Path, str]
     """Picture -> what is wrong with its caption file."""
     trigger: str
-    extension: str
+    format: str
+    """Where captions are kept, key of FORMATS."""
     placements: Mapping[Path, buckets.Placement]
     faces: Mapping[Path, Sequence[Face]] = field(default_factory=dict)
     """Picture -> its faces, the largest first; empty where nobody looked."""
 
+    @property
+    def sidecars(self) -> str | None:
+        """Ending of the caption files; None when one file holds the captions of all."""
+        return SIDECARS.get(self.format)
+
     def caption_file(self, picture: Path) -> Path:
-        return captions.sidecar(picture, self.extension)
+        return captions.sidecar(picture, self.sidecars or captions.EXTENSION)
 
 
 def _broken(seen: Folder, _) -> list[Finding]:
@@ -113,7 +120,7 @@ def _captions(seen: Folder, _) -> list[Finding]:
     for path, text in seen.texts.items():
         name = shown(path.name)
         if text is None:
-            remedy = f"Tag the folder, or write {shown(seen.caption_file(path).name)}"
+            remedy = f"Tag the folder, or write {shown(seen.caption_file(path).name) if seen.sidecars else 'one'}"
             findings.append(Finding("no caption", "warning", path, f"{name} has no caption", remedy))
         elif not text:
             remedy = "Tag the folder, or write one; an empty caption teaches what a picture is without words"
@@ -132,7 +139,9 @@ def _mentions(text: str, trigger: str) -> bool:
 
 
 def _shared_captions(seen: Folder, _) -> list[Finding]:
-    findings = []
+    findings: list[Finding] = []
+    if not seen.sidecars:
+        return findings
     for file, paths in _groups((p.path for p in seen.pictures), seen.caption_file).items():
         names = listed([shown(path.name) for path in paths])
         what = f"{names} share the caption {shown(file.name)}, which can describe only one of them"
@@ -287,6 +296,8 @@ def _peculiar(seen: Folder, _) -> list[Finding]:
 
 def _encodings(seen: Folder, _) -> list[Finding]:
     """Captions that are not UTF-8 among others that are."""
+    if not seen.sidecars:
+        return []
     found = {p: captions.encoding(seen.caption_file(p)) for p, text in seen.texts.items() if text is not None}
     if len(set(found.values())) < 2:
         return []
@@ -300,7 +311,7 @@ def _encodings(seen: Folder, _) -> list[Finding]:
 
 def _orphans(seen: Folder, _) -> list[Finding]:
     owned = {seen.caption_file(file.path) for file in [*seen.pictures, *seen.broken]}
-    lost = [path for path in images.files(seen.path, {seen.extension}) if path not in owned]
+    lost = [path for path in images.files(seen.path, {seen.sidecars}) if path not in owned] if seen.sidecars else []
     remedy = "Rename it after its picture, or remove it"
     return [
         Finding("orphan", "hint", path, f"{shown(path.name)} belongs to no picture of that name", remedy)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from trainer.dataset import aside, buckets, captions, crops, edit, images, masks, prepare
+from trainer.dataset import aside, buckets, captions, crops, edit, formats, images, masks, prepare
 from trainer.dataset.faces import Faces
 from trainer.dataset.findings import Finding
 from trainer.dataset.journal import Journal
@@ -25,8 +25,10 @@ class Repair:
     """Files that move to `.originals/`."""
     make: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
     """New file -> what writes it."""
+    format: str = "txt"
+    """Where captions are kept."""
     texts: dict[Path, str] = field(default_factory=dict)
-    """Caption file -> new text, in its own encoding."""
+    """Picture -> new caption, in the encoding of the old one."""
     contents: dict[Path, bytes | None] = field(default_factory=dict)
     """Caption file -> new bytes."""
 
@@ -43,7 +45,9 @@ class Settings:
     """What some fixes need to know."""
 
     trigger: str = ""
-    extension: str = captions.EXTENSION
+    folder: Path = Path()
+    """Of the pictures; asked for where one file holds the captions of all."""
+    format: str = "txt"
     resolution: int = 512
     faces: Faces | None = None
     """For fixes that need to know where a face is."""
@@ -54,7 +58,7 @@ def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()
     if kind not in FIXES:
         raise UserError(f"'{kind}' has no fix that a program could make: {nearest(kind, FIXES)}")
     paths = list(dict.fromkeys(f.file for f in findings if f.kind == kind and f.file is not None))
-    repair = Repair(kind)
+    repair = Repair(kind, format=settings.format)
     FIXES[kind](paths, repair, settings)
     return repair
 
@@ -63,7 +67,7 @@ def apply(folder: Path, repair: Repair) -> None:
     """Do it; `aside.undo` takes it back. Raises UserError when the folder cannot be written."""
     name = f"fix {repair.kind}"
     aside.set_aside(folder, repair.aside, name, make=repair.make)
-    captions.write_captions(folder, repair.texts, name)
+    formats.write(folder, repair.texts, name, repair.format)
     Journal(folder).write(repair.contents, name)
 
 
@@ -78,7 +82,7 @@ def _set_aside(paths: Sequence[Path], repair: Repair, _) -> None:
 
 def _set_caption_aside(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """Move the caption file away; the picture counts as one without."""
-    repair.aside += [captions.sidecar(path, settings.extension) for path in paths]
+    repair.aside += [_sidecar(path, settings) for path in paths]
 
 
 def _resave(paths: Sequence[Path], repair: Repair, _) -> None:
@@ -139,24 +143,23 @@ def _trigger_first(paths: Sequence[Path], repair: Repair, settings: Settings) ->
     """The trigger word first in the caption, or as the caption."""
     if not settings.trigger:
         raise UserError("This fix writes the trigger word into captions: name it with --trigger.")
-    for path in paths:
-        text = captions.caption_of(path, settings.extension) or ""
-        repair.texts[captions.sidecar(path, settings.extension)] = captions.with_trigger(text, settings.trigger)
+    for path, text in formats.read(settings.folder, paths, settings.format).items():
+        repair.texts[path] = captions.with_trigger(text or "", settings.trigger)
 
 
 def _shorten(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """Without tags that stand twice or that longer ones say already."""
-    texts = {path: captions.caption_of(path, settings.extension) for path in paths}
+    texts = formats.read(settings.folder, paths, settings.format)
     for change in edit.plan(texts, "prune").changes:
         texts[change.picture] = change.after
     for path, text in texts.items():
-        repair.texts[captions.sidecar(path, settings.extension)] = captions.dedupe(text or "")
+        repair.texts[path] = captions.dedupe(text or "")
 
 
 def _as_utf8(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """The same text as UTF-8 without a byte order mark, which every tool reads."""
     for path in paths:
-        file = captions.sidecar(path, settings.extension)
+        file = _sidecar(path, settings)
         content = captions.content(file)
         encoding = captions.decoded(content, file)[1]
         repair.contents[file] = content.decode(encoding).encode("utf-8")
@@ -168,10 +171,14 @@ def _rename(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
         target = path.with_name(f"{path.stem}-{path.suffix.lstrip('.').lower()}{path.suffix}")
         repair.aside.append(path)
         repair.make[target] = lambda made, path=path: _copy(_moved(path), made)
-        caption = captions.sidecar(path, settings.extension)
+        caption = _sidecar(path, settings)
         if caption.exists():
-            copy = captions.sidecar(target, settings.extension)
+            copy = _sidecar(target, settings)
             repair.make[copy] = lambda made, caption=caption: _copy(caption, made)
+
+
+def _sidecar(path: Path, settings: Settings) -> Path:
+    return captions.sidecar(path, formats.SIDECARS[settings.format])
 
 
 def _copy(source: Path, target: Path) -> None:
