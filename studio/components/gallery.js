@@ -1,6 +1,6 @@
 // Pictures with their captions as tag chips or as free text. All texts are set as text, never as markup.
-// data: {items: [{id, name, src, text, tags, tokens, limit}], vocabulary: [[tag, count], …], words: {…}}
-// Trigger "edit": {id, before, tags} or {id, before, text}.
+// data: {items: [{id, name, src, text, tags, tokens, limit, marks}], vocabulary: [[tag, count], …], words: {…}}
+// Trigger "edit": {id, before, tags} or {id, before, text}; trigger "open": {id}, to crop and mask the picture.
 
 const SUGGESTED = 7;
 
@@ -10,6 +10,17 @@ const make = (tag, cls, props = {}, ...children) => {
   node.append(...children);
   return node;
 };
+
+// Two corners that frame a picture.
+function corners() {
+  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  drawing.setAttribute("viewBox", "0 0 20 20");
+  drawing.setAttribute("aria-hidden", "true");
+  path.setAttribute("d", "M5 1v14h14M1 5h14v14");
+  drawing.append(path);
+  return drawing;
+}
 
 const key = tag => tag.replaceAll("\\(", "(").replaceAll("\\)", ")").replaceAll("_", " ").trim().toLowerCase();
 
@@ -127,8 +138,16 @@ export default function ({ data, parentElement, setTriggerValue }) {
       : make("span", "broken", { textContent: words.broken });
     const tokens = make("span", "tokens" + (item.tokens > item.limit ? " over" : ""), {
       textContent: `≈ ${item.tokens}/${item.limit}`, title: words.tokens });
+    const frame = make("div", "frame", {}, picture);
+    if (item.src) {
+      const open = make("button", "open", { title: `${words.open} (C)`, onclick: () => setTriggerValue("open", { id: item.id }) });
+      open.append(corners());
+      open.setAttribute("aria-label", `${words.open} ${item.name}`);
+      frame.append(open);
+    }
+    if (item.marks.length) frame.append(make("div", "marks", {}, ...item.marks.map(mark => make("span", "", { textContent: mark }))));
     const node = make("div", "card", { tabIndex: 0 },
-      make("div", "frame", {}, picture),
+      frame,
       make("div", "head", {}, make("span", "name", { textContent: item.name, title: item.name }), tokens));
     node.dataset.id = item.id;
     node.setAttribute("role", "group");
@@ -157,6 +176,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const across = Math.max(1, getComputedStyle(root).gridTemplateColumns.split(" ").length);
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
     if (step) { event.preventDefault(); cards[place + step]?.focus(); }
+    if (event.key === "c" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      event.stopPropagation();  // Streamlit's own C
+      event.target.querySelector(".open")?.click();
+    }
     if (event.key === "Enter") { event.preventDefault(); event.target.querySelector("[data-part]")?.focus(); }
   };
 

@@ -85,17 +85,19 @@ def fill(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Made]:
-    """Write these pictures of the folder, each cut as `cut` says; the target has been checked."""
+    """Write these pictures of the folder, each cut as `cut` says; the target has been checked.
+
+    It is whole or not there: filled beside its place, under a hidden name, and moved when all is written.
+    """
     names = _Names(pictures, folder)
     made: list[Made] = []
-    lines: list[str] = []
-    for done, picture in enumerate(pictures, start=1):
-        for one in _made(picture, folder, to, recipe, cut, names):
-            made.append(one)
-            lines.append(json.dumps(asdict(one), ensure_ascii=True) + "\n")
-        if progress:
-            progress(done, len(pictures))
-    files.write_text(to / PROVENANCE, "".join(lines))
+    with files.new_folder(to) as part:
+        for done, picture in enumerate(pictures, start=1):
+            made += _made(picture, folder, part, recipe, cut, names)
+            if progress:
+                progress(done, len(pictures))
+        lines = [json.dumps(asdict(one), ensure_ascii=True) + "\n" for one in made]
+        files.write_text(part / PROVENANCE, "".join(lines))
     return made
 
 

@@ -93,6 +93,15 @@ def test_what_cannot_be_prepared_is_said_before_anything_is_written(folder, tmp_
     assert not (tmp_path / "new").exists()
 
 
+def test_the_new_folder_is_whole_or_not_there(folder, tmp_path):
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(folder, tmp_path / "new", prepare.Recipe(), progress=interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
 # ── held-out split ──────────────────────────────────────────────────────────────────────────────────────
 
 
