@@ -279,8 +279,8 @@ def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
 def marks_of(folder: Path, pictures: list[Path]) -> dict[Path, list[str]]:
     """What was done to these pictures by hand."""
     boxes = handwork.boxes(folder)
-    cropped = {path: [_("crop")] if handwork.relative(folder, path) in boxes else [] for path in pictures}
-    return {path: marks + ([_("mask")] if masks.of(folder, path) else []) for path, marks in cropped.items()}
+    cropped = {path: [_("cropped")] if handwork.relative(folder, path) in boxes else [] for path in pictures}
+    return {path: marks + ([_("masked")] if masks.of(folder, path) else []) for path, marks in cropped.items()}
 
 
 def open_card(key: str) -> None:
