@@ -50,7 +50,7 @@ def show(
 def _words() -> dict[str, str]:
     return {
         "add": _("add a tag …"),
-        "own": _("Tags of this folder"),
+        "tags": _("Tags that fit"),
         "remove": _("remove"),
         "caption": _("Caption of"),
         "text": _("as text"),

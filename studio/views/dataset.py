@@ -8,6 +8,7 @@ import streamlit as st
 
 from studio import (
     bulk,
+    completion,
     contents,
     crops,
     editing,
@@ -273,6 +274,7 @@ def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
             page = st.pagination(pages, key=f"page {folder.name} {pages}")
     cards = shown[(page - 1) * PAGE : page * PAGE]
     marks = marks_of(folder, cards)
+    completion.serve(found.counts)
     gallery.show(f"gallery {folder.name}", cards, found.texts, found.counts, marks, save_edit, open_card)
 
 
