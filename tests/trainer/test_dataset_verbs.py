@@ -219,11 +219,15 @@ def test_dedupe(folder):
 def test_split(folder, tmp_path):
     listed = run("split", folder, "--share", 0.3)
     assert len(listed["heldout"]) == 3 and ("8.png" in listed["heldout"]) == ("copy.png" in listed["heldout"])
+    (folder / ".masks").mkdir()
+    Image.new("L", (300, 200), 255).save(folder / ".masks/0.png")
     run("split", folder, "--share", 0.3, "--to", tmp_path / "two", "--dry-run")
     assert not (tmp_path / "two").exists()
     run("split", folder, "--share", 0.3, "--to", tmp_path / "two")
     assert sorted(p.name for p in (tmp_path / "two/heldout").glob("*.png")) == sorted(listed["heldout"])
     assert len(list((tmp_path / "two").rglob("*.txt"))) == 9
+    side = "heldout" if "0.png" in listed["heldout"] else "train"
+    assert (tmp_path / "two" / side / ".masks/0.png").read_bytes() == (folder / ".masks/0.png").read_bytes()
     assert json.loads((tmp_path / "two/split.json").read_text())["heldout"] == listed["heldout"]
 
 

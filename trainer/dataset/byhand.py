@@ -54,8 +54,13 @@ def check(folder: Path, to: Path, boxes: Mapping[str, Box], *, others: bool = Tr
     for name, box in boxes.items():
         if name not in pictures:
             raise UserError(f"There is no picture '{shown(name)}' in {shown(folder)}: {nearest(name, pictures)}")
-        _check(box, name, pictures[name])
+        _check(box, name, pictures[name].width, pictures[name].height)
     return [picture for name, picture in pictures.items() if others or name in boxes]
+
+
+def check_box(folder: Path, name: str, box: Box) -> None:
+    """Raises UserError as `crop` would for this one."""
+    _check(box, name, *_size(_picture(Path(folder), name)))
 
 
 def paint_mask(folder: Path, name: str, mask: Image.Image) -> Path:
@@ -153,11 +158,11 @@ def _grey(mask: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, seen).convert("L")
 
 
-def _check(box: Box, name: str, picture: Picture) -> None:
+def _check(box: Box, name: str, width: int, height: int) -> None:
     left, top, right, bottom = box
-    size = f"the {picture.width}×{picture.height} pixels of {shown(name)}"
-    if not (0 <= left < right <= picture.width and 0 <= top < bottom <= picture.height):
+    size = f"the {width}×{height} pixels of {shown(name)}"
+    if not (0 <= left < right <= width and 0 <= top < bottom <= height):
         raise UserError(f"The box {left},{top},{right},{bottom} (left, top, right, bottom) does not lie in {size}.")
-    least = min(SMALLEST, picture.width, picture.height)
+    least = min(SMALLEST, width, height)
     if right - left < least or bottom - top < least:
         raise UserError(f"The box {left},{top},{right},{bottom} of {size} is below {SMALLEST} px: draw a larger one.")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageSequence
 
+from trainer import files
 from trainer.dataset import colour, duplicates, images
 from trainer.dataset.buckets import Size
 from trainer.dataset.measure import measure
@@ -64,15 +65,25 @@ def split(
 ) -> list[Taken]:
     """Write the frames of one film, or of every film in a folder, as PNGs into the new folder `to`.
 
-    `progress` gets (frames looked at, of how many or None) of each film. With `dry_run` nothing is written. Raises
-    UserError for what is no film, for one that is damaged (the frames before the damage stay), and without PyAV.
+    `progress` gets (frames looked at, of how many or None) of each film. With `dry_run` nothing is written; otherwise
+    the folder is whole or not there. Raises UserError for what is no film, for one that is damaged, and without PyAV.
     """
     source, to = Path(source), Path(to)
     films = _films(source)
     check_target(source, to)
+    if dry_run:
+        return list(_taken(films, source, None, choice, progress))
+    with files.new_folder(to) as part:
+        taken = list(_taken(films, source, part, choice, progress))
+        if not taken:
+            raise UserError(f"{shown(source)} gave no frame at all: convert it again.")
+        record(part, map(asdict, taken))
+    return taken
+
+
+def _taken(films: list[Path], source: Path, to: Path | None, choice: Choice, progress) -> Iterator[Taken]:
     root = source if source.is_dir() else source.parent
     stems = [film.with_suffix("").as_posix().casefold() for film in films]
-    taken: list[Taken] = []
     for film, stem in zip(films, stems):
         with open(film, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -81,12 +92,9 @@ def split(
         new = name.with_suffix("") if stems.count(stem) == 1 else name.with_name(name.name.replace(".", "-"))
         for number, seconds, picture in _chosen(_frames(film, progress), choice):
             file_name = f"{new.as_posix()}-{number:06}.png"
-            one = Taken(file_name, name.as_posix(), digest, number, round(seconds, 3), picture.size)
-            taken.append(one)
-            if not dry_run:
-                save(picture, to / one.file)
-                record(to, asdict(one))
-    return taken
+            if to:
+                save(picture, to / file_name)
+            yield Taken(file_name, name.as_posix(), digest, number, round(seconds, 3), picture.size)
 
 
 Frame = tuple[int, float, Callable[[], Image.Image]]

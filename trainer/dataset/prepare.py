@@ -6,7 +6,7 @@ how.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -106,24 +106,25 @@ def fill(
     upscaler: Upscaler | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Made]:
-    """Write these pictures of the folder, cut as the recipe or `cut` says; the target has been checked."""
-    work = _Work(folder, to, recipe, cut, upscaler)
+    """Write these pictures of the folder, cut as the recipe or `cut` says; the target has been checked.
+
+    It is whole or not there: filled beside its place, under a hidden name, and moved when all is written.
+    """
     names = _Names(pictures, folder)
     made: list[Made] = []
-    for done, picture in enumerate(pictures, start=1):
-        for one in work.made(picture, names):
-            made.append(one)
-            record(to, asdict(one))
-        if progress:
-            progress(done, len(pictures))
+    with files.new_folder(to) as part:
+        work = _Work(folder, part, recipe, cut, upscaler)
+        for done, picture in enumerate(pictures, start=1):
+            made += work.made(picture, names)
+            if progress:
+                progress(done, len(pictures))
+        record(part, map(asdict, made))
     return made
 
 
-def record(to: Path, entry: dict) -> None:
-    """One more line for PROVENANCE; each is there as soon as its picture is."""
-    to.mkdir(parents=True, exist_ok=True)
-    with open(to / PROVENANCE, "a", encoding="ascii") as file:
-        file.write(json.dumps(entry, ensure_ascii=True) + "\n")
+def record(to: Path, entries: Iterable[dict]) -> None:
+    """Write PROVENANCE, a line each; escaped, because a name need not be Unicode."""
+    files.write_text(to / PROVENANCE, "".join(json.dumps(entry, ensure_ascii=True) + "\n" for entry in entries))
 
 
 def check(folder: Path, to: Path, recipe: Recipe) -> None:

@@ -135,6 +135,7 @@ def test_what_is_no_film_is_one_sentence(tmp_path, monkeypatch):
     pytest.importorskip("av", reason="PyAV is not installed")
     with pytest.raises(UserError, match="torn.mp4 cannot be read after 0 frames"):
         frames.split(tmp_path / "torn.mp4", tmp_path / "new", Choice())
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_name_that_is_a_protocol_is_a_name(tmp_path, monkeypatch):
