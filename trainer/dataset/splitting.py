@@ -54,7 +54,10 @@ def check_target(folder: Path, to: Path) -> None:
 
 
 def copy(folder: Path, to: Path, sides: Mapping[str, Sequence[Path]]) -> None:
-    """Copy each side's pictures, captions and masks to the new folder `to/SIDE/`, whole or not; `to/split.json` says what is where."""
+    """Copy each side's pictures, captions and masks to `to/SIDE/`; `to` is whole or not there.
+
+    `to/split.json` says what is where.
+    """
     folder, to = Path(folder), Path(to)
     check_target(folder, to)
     with files.new_folder(to) as part:
