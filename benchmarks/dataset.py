@@ -41,7 +41,7 @@ def main() -> None:
 
 def scale(folder: Path, number: int) -> None:
     print(f"| stage, {number:,} pictures | seconds | peak memory |\n|---|---:|---:|")
-    for stage in (draw, first_scan, second_scan, duplicates, filter_tags, filter_sizes, tables):
+    for stage in (draw, first_scan, second_scan, duplicates, filter_tags, filter_sizes, check, tables):
         answers: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
         process = multiprocessing.get_context("spawn").Process(target=_measured, args=(stage, folder, number, answers))
         process.start()
@@ -117,6 +117,14 @@ def filter_sizes(folder: Path, number: int) -> str:
     from trainer.dataset import items
 
     return f"{len(items.select(folder, 'tag:hat AND height:>70')):,} found"
+
+
+def check(folder: Path, number: int) -> str:
+    """health check at 64 px"""
+    from trainer.dataset import health
+
+    report = health.check(folder, resolution=64)
+    return f"{len(report.findings):,} findings"
 
 
 def tables(folder: Path, number: int) -> str:

@@ -29,7 +29,7 @@ MOST = 300
 """Candidates that are looked at, the surest ones."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Face:
     """One face; `box` in pixels of the picture."""
 

@@ -45,7 +45,7 @@ ALWAYS = 0.8
 """Share of the captions from which a tag that does not describe the character is learned along with it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing about one file, or about the folder (`file` is None)."""
 

@@ -10,7 +10,7 @@ FLAT = 8
 """Levels of grey between the darkest and the brightest part below which nothing can be said of edges."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Looks:
     """Compact, since there may be 100,000 of them; nothing depends on how the file is compressed."""
 
