@@ -17,9 +17,9 @@ def scene(size, face=None, side=64, back=(90, 90, 90)):
     return picture
 
 
-def _saved(path, nodes, inputs, outputs, constants):
+def _saved(path, nodes, inputs, outputs, constants, kind=TensorProto.FLOAT):
     made = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    tensors = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in part] for part in (inputs, outputs)]
+    tensors = [[helper.make_tensor_value_info(n, kind, s) for n, s in part] for part in (inputs, outputs)]
     graph = helper.make_graph(nodes, "miniature", *tensors, made)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
@@ -93,12 +93,17 @@ def yunet(path, side=640):
     return _saved(path, nodes, [("images", [1, 3, side, side])], outputs, constants)
 
 
-def matting(path, side=32, open_sides=False):
-    """rembg's layout [1, 3, side, side] -> [1, 1, side, side]: the value is the red channel as the model gets it."""
+def matting(path, side=32, open_sides=False, kind=TensorProto.FLOAT, wrong=False):
+    """rembg's layout [1, 3, side, side] -> [1, 1, side, side]: the value is the red channel as the model gets it.
+
+    `wrong`: runs into an error, as a damaged file does."""
     nodes = [
         helper.make_node("Split", ["images"], ["output", "green", "blue"], axis=1, num_outputs=3),
         helper.make_node("Identity", ["green"], ["further"]),  # U²-Net gives its inner maps as well
     ]
+    constants = {"beyond": np.array([9999], np.int64)} if wrong else {}
+    if wrong:
+        nodes[1] = helper.make_node("Gather", ["green", "beyond"], ["further"], axis=2)
     sides = ["height", "width"] if open_sides else [side, side]
     outputs = [("output", [1, 1, *sides]), ("further", [1, 1, *sides])]
-    return _saved(path, nodes, [("images", [1, 3, *sides])], outputs, {})
+    return _saved(path, nodes, [("images", [1, 3, *sides])], outputs, constants, kind)

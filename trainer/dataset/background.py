@@ -82,9 +82,7 @@ class Background:
         path = located(where)
         self.name = path.stem
         self._layout = MODELS[path.stem]
-        self._session = sessions.opened(path)
-        self._input, *self._size = sessions.planes(self._session, path, self._layout.side)
-        self._path = path
+        self._see = sessions.Seer(path, self._layout.side)
 
     def mask(self, picture: Image.Image) -> Image.Image:
         """Mode L in the picture's size: 255 where the subject is, 0 where the background is.
@@ -93,14 +91,14 @@ class Background:
         """
         import numpy as np
 
-        small = picture.convert("RGB").resize(self._size, Image.Resampling.LANCZOS)
+        small = picture.convert("RGB").resize((self._see.width, self._see.height), Image.Resampling.LANCZOS)
         pixels = np.asarray(small, np.float32)
         pixels = pixels / max(float(pixels.max()), 1e-6)  # by the brightest, as rembg does
-        pixels = ((pixels - np.float32(MEAN)) / np.float32(self._layout.deviation)).transpose(2, 0, 1)[None]
-        answer = self._session.run(None, {self._input: np.ascontiguousarray(pixels)})[0]
+        outputs = self._see((pixels - np.float32(MEAN)) / np.float32(self._layout.deviation))
+        answer = next(iter(outputs.values()))  # U²-Net gives its inner maps after it
         if answer.ndim != 4 or answer.shape[0] != 1 or min(answer.shape[2:]) < 2:
             raise UserError(
-                f"{shown(self._path)} gives values of shape {list(answer.shape)} and {self.name} gives "
+                f"{shown(self._see.path)} gives values of shape {list(answer.shape)} and {self.name} gives "
                 f"[1, 1, side, side]: fetch it again from {RELEASES}."
             )
         values = answer[0, 0].astype(np.float64)

@@ -66,30 +66,25 @@ class Faces:
     def __init__(self, where: str = ""):
         path = located(where)
         self.name = path.name
-        self._path = path
-        self._session = sessions.opened(path)
-        self._input, self._width, self._height = sessions.planes(self._session, path, SIDE)
-        self._outputs = [output.name for output in self._session.get_outputs()]
-        self._layout = next((layout for layout in LAYOUTS if layout.outputs <= set(self._outputs)), None)
-        if self._layout is None and len(self._outputs) == 1:
-            self._layout = YOLO
-        if self._layout is None:
-            raise self._other(f"gives {', '.join(self._outputs)[:80]}")
+        self._see = sessions.Seer(path, SIDE)
+        outputs = self._see.outputs
+        layout = YUNET if set(outputs) >= YUNET_OUTPUTS else YOLO if len(outputs) == 1 else None
+        if layout is None:
+            raise self._other(f"gives {', '.join(outputs)[:80]}")
+        self._layout = layout
 
     def find(self, picture: Image.Image) -> list[Face]:
         """Every face in an RGB picture, the largest first."""
         import numpy as np
 
         layout = self._layout
-        scale = min(self._width / picture.width, self._height / picture.height)
+        scale = min(self._see.width / picture.width, self._see.height / picture.height)
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        sheet = Image.new("RGB", (self._width, self._height), (layout.padding,) * 3)
-        # Above the size that the networks were trained at nothing is gained, and small pictures may be enlarged.
+        sheet = Image.new("RGB", (self._see.width, self._see.height), (layout.padding,) * 3)
         sheet.paste(picture.resize(size, Image.Resampling.BILINEAR), (0, 0))
-        pixels = layout.pixels(np.asarray(sheet, np.float32)).transpose(2, 0, 1)[None]
-        answers = self._session.run(None, {self._input: np.ascontiguousarray(pixels)})
+        outputs = self._see(layout.pixels(np.asarray(sheet, np.float32)))
         try:
-            rows = layout.read(dict(zip(self._outputs, answers)), self._width)
+            rows = layout.read(outputs, self._see.width)
         except (ValueError, IndexError) as error:
             raise self._other(str(error)) from error
         rows = rows[rows[:, 4] >= layout.threshold]
@@ -105,8 +100,8 @@ class Faces:
 
     def _other(self, what: str) -> UserError:
         return UserError(
-            f"{shown(self._path)} {what}, which is no face detector that can be used: take a YOLOv8 or YOLO11 export "
-            f"with one class and without NMS, or YuNet of 2023."
+            f"{shown(self._see.path)} {what}, which is no face detector that can be used: take a YOLOv8 or YOLO11 "
+            f"export with one class and without NMS, or YuNet of 2023."
         )
 
 
@@ -114,8 +109,6 @@ class Faces:
 class Layout:
     """How one kind of network is fed and read."""
 
-    outputs: frozenset[str]
-    """Names by which it is known."""
     padding: int
     pixels: Callable
     """RGB float32 [h, w, 3] of 0 to 255 -> the same as the network wants it."""
@@ -149,16 +142,9 @@ def _read_yunet(outputs: Mapping, width: int):
 
 
 # Thresholds and overlaps are those of ADetailer and OpenCV Zoo.
-YOLO = Layout(frozenset(["output0"]), 114, lambda pixels: pixels / 255, _read_yolo, 0.3, 0.7)
-YUNET = Layout(
-    frozenset(f"{name}_{stride}" for name in ("cls", "obj", "bbox") for stride in STRIDES),
-    0,
-    lambda pixels: pixels[:, :, ::-1],
-    _read_yunet,
-    0.6,
-    0.3,
-)
-LAYOUTS = (YUNET, YOLO)
+YOLO = Layout(114, lambda pixels: pixels / 255, _read_yolo, 0.3, 0.7)
+YUNET = Layout(0, lambda pixels: pixels[:, :, ::-1], _read_yunet, 0.6, 0.3)
+YUNET_OUTPUTS = {f"{name}_{stride}" for name in ("cls", "obj", "bbox") for stride in STRIDES}
 
 
 def _apart(rows, overlap: float) -> list:

@@ -27,16 +27,33 @@ def opened(path: Path):
         raise UserError(f"{shown(path)} cannot be loaded as an ONNX model ({reason}): fetch it again.") from error
 
 
-def planes(session, path: Path, usual: int) -> tuple[str, int, int]:
-    """(name, width, height) of an input [batch, 3, height, width]; `usual` for sides that the export leaves open.
+class Seer:
+    """A loaded model that takes one picture as [1, 3, height, width].
 
-    Raises UserError for a model that takes anything else.
+    `usual`: px of the sides that the export leaves open. Raises UserError for a model that takes anything else.
     """
-    inputs = session.get_inputs()[0]
-    if len(inputs.shape) != 4 or inputs.shape[1] != 3:
-        raise UserError(
-            f"{shown(path)} takes an input of shape {inputs.shape}, and [batch, 3, height, width] is needed: "
-            f"take another export of the model."
-        )
-    height, width = (side if isinstance(side, int) else usual for side in inputs.shape[2:])
-    return inputs.name, width, height
+
+    def __init__(self, path: Path, usual: int):
+        self.path = path
+        self._session = opened(path)
+        inputs = self._session.get_inputs()[0]
+        if len(inputs.shape) != 4 or inputs.shape[1] != 3:
+            raise UserError(
+                f"{shown(path)} takes an input of shape {inputs.shape}, and [1, 3, height, width] is needed: "
+                f"take another export of the model."
+            )
+        self.height, self.width = (side if isinstance(side, int) else usual for side in inputs.shape[2:])
+        self._input, self._half = inputs.name, "float16" in inputs.type
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def __call__(self, pixels) -> dict:
+        """Outputs by name for float32 [height, width, 3]. Raises UserError when the model cannot be run on it."""
+        import numpy as np
+
+        planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], np.float16 if self._half else np.float32)
+        try:
+            answers = self._session.run(None, {self._input: planes})
+        except Exception as error:  # as above; also when memory is short
+            reason = shown(" ".join(str(error).split()))[:160]
+            raise UserError(f"{shown(self.path)} failed ({reason}): take another export of the model.") from error
+        return dict(zip(self.outputs, answers))

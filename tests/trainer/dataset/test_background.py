@@ -5,6 +5,7 @@ import json
 import detectors
 import numpy as np
 import pytest
+from onnx import TensorProto
 from PIL import Image
 
 from trainer.dataset import background, images, prepare
@@ -54,8 +55,14 @@ def test_each_model_is_fed_and_read_in_its_own_way(home, name):
 def test_the_usual_size_is_taken_where_the_file_leaves_it_open(home):
     detectors.matting(home / "u2net.onnx", open_sides=True)
     found = Background("u2net")
-    assert tuple(found._size) == (320, 320)
+    assert (found._see.width, found._see.height) == (320, 320)
     assert found.mask(Image.new("RGB", (9, 9))).getextrema() == (255, 255)  # nothing to tell apart
+
+
+def test_half_precision_is_fed_with_half_precision(home):
+    detectors.matting(home / "u2net.onnx", kind=TensorProto.FLOAT16)
+    mask = Background("u2net").mask(halves())
+    assert mask.getpixel((5, 20)) > 240 and mask.getpixel((75, 20)) < 15
 
 
 def test_what_is_missing_or_wrong_is_one_sentence(home, tmp_path, monkeypatch):
@@ -71,6 +78,8 @@ def test_what_is_missing_or_wrong_is_one_sentence(home, tmp_path, monkeypatch):
     (tmp_path / "u2net.onnx").write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be loaded as an ONNX model"):
         Background(str(tmp_path / "u2net.onnx"))
+    with pytest.raises(UserError, match="u2netp.onnx failed .*: take another export"):
+        Background(str(detectors.matting(tmp_path / "u2netp.onnx", open_sides=True, wrong=True))).mask(halves())
     with pytest.raises(UserError, match=r"gives values of shape \[1, 5, 2\]"):
         Background(str(detectors.yolo(tmp_path / "u2netp.onnx"))).mask(halves())
 
