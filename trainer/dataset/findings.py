@@ -253,7 +253,7 @@ def _sizes(seen: Folder, resolution: int) -> list[Finding]:
         name, size = shown(picture.path.name), f"{picture.width}×{picture.height}"
         if math.sqrt(picture.width * picture.height) < SMALL * resolution:
             what = f"{name} is {size} and would be enlarged {placement.scale:.1f} times"
-            remedy = f"Use a larger version, upscale it, or train below {resolution}"
+            remedy = f"Use a larger version, enlarge it with `dataset prepare --upscaler`, or train below {resolution}"
             findings.append(Finding("small", "warning", picture.path, what, remedy))
         ratio = max(picture.width, picture.height) / min(picture.width, picture.height)
         if ratio > EXTREME:
