@@ -139,6 +139,7 @@ def tables(folder: Path, number: int) -> str:
 
 
 def tagger(number: int, side: int) -> None:
+    import numpy as np
     from PIL import Image
 
     from trainer.dataset import images
@@ -153,7 +154,7 @@ def tagger(number: int, side: int) -> None:
             noise.convert("RGB").save(folder / f"{at}.jpg", quality=92)
             paths.append(folder / f"{at}.jpg")
         loaded = WD14(folder)
-        ready = [prepare(images.open_rgb(path), loaded.size) for path in paths[: loaded.batch_size]]
+        ready = np.stack([prepare(images.open_rgb(path), loaded.size) for path in paths[: loaded.batch_size]])
         loaded._run(ready)  # warm
         rounds = number // len(ready)
         alone = _seconds(lambda: [loaded._run(ready) for _ in range(rounds)])

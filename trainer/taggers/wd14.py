@@ -61,16 +61,15 @@ class WD14:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, Tags]]:
-        """See `Tagger.tag`. Pictures are read and scaled on threads while the model runs."""
+        """See `Tagger.tag`. Pictures are read, scaled and stacked on threads, and the model runs on one of its own, so
+        that it waits neither for them nor for whoever writes its answers down."""
         writer = _Writer(self.labels, options)
-        # At least two batches in hand: one that the model is on, one that is being made ready; a graphics card wants
-        # them from every core.
-        workers = min(32, os.cpu_count() or 1)
+        workers = min(32, os.cpu_count() or 1)  # a graphics card wants every core
         prepared = ahead(self._prepare, paths, workers=workers, depth=2 * max(self.batch_size, workers))
+        stacked = ahead(self._stack, _chunks(prepared, self.batch_size), workers=1, depth=2)
         done = 0
-        for batch in _chunks(prepared, self.batch_size):
-            rows = self._run([pixels for _, pixels in batch])
-            for (path, _), row in zip(batch, rows, strict=True):
+        for batch, rows in ahead(self._answer, stacked, workers=1, depth=2):
+            for path, row in zip(batch, rows, strict=True):
                 yield path, writer.tags(row)
             done += len(batch)
             if progress:
@@ -79,14 +78,22 @@ class WD14:
     def _prepare(self, path: Path):
         return path, prepare(images.open_rgb(path), self.size)
 
-    def _run(self, pictures: list):
-        """Probabilities [len(pictures), tags], float32."""
+    def _stack(self, batch: list):
+        """(paths, their pixels [batch, side, side, 3])."""
         import numpy as np
 
-        count = len(pictures)
+        paths, pixels = map(list, zip(*batch))
         if self._pads:  # an export with a fixed batch takes no smaller one
-            pictures = pictures + [pictures[-1]] * (self.batch_size - count)
-        rows = self._session.run(None, {self._input: np.stack(pictures)})[0][:count]
+            pixels += [pixels[-1]] * (self.batch_size - len(paths))
+        return paths, np.stack(pixels)
+
+    def _answer(self, batch: tuple):
+        paths, pixels = batch
+        return paths, self._run(pixels)[: len(paths)]
+
+    def _run(self, pixels):
+        """Probabilities [batch, tags], float32, of pixels [batch, side, side, 3]."""
+        rows = self._session.run(None, {self._input: pixels})[0]
         if rows.shape[1] != len(self.labels) or not (rows.min() >= 0 and rows.max() <= 1):
             raise UserError(
                 f"The tagger {shown(self.name)} gave {rows.shape[1]} values from {rows.min():.3g} to "
