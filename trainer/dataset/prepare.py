@@ -265,10 +265,11 @@ class _Work:
         return crops.around(found[0], rgb.size, crops.window(rgb.size, ratio))
 
     def _sized(self, rgb: Image.Image, steps: list[str]) -> Image.Image:
-        placed = place(*rgb.size, make_buckets(self._recipe.resolution))
-        if self._upscaler and placed.upscaled:
-            steps.append(f"enlarged {placed.scale:.2f} times by {self._upscaler.name}")
-            rgb = self._upscaler.enlarge(rgb, placed.scaled)
+        if self._upscaler:
+            placed = place(*rgb.size, make_buckets(self._recipe.resolution))
+            if placed.upscaled:
+                steps.append(f"enlarged {placed.scale:.2f} times by {self._upscaler.name}")
+                rgb = self._upscaler.enlarge(rgb, placed.scaled)
         return _fitted(rgb, self._recipe.longest)
 
 
