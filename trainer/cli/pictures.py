@@ -255,7 +255,7 @@ def prepare(
     background: Annotated[
         str, typer.Option(help="Mask the background: a model of rembg (u2net, isnet-anime, …) or its .onnx file.")
     ] = "",
-    cut_out: Annotated[bool, typer.Option("--cut-out", help="Make what is masked transparent in the pictures.")] = False,
+    cut_out: Annotated[bool, typer.Option("--cut-out", help="Make what is masked transparent.")] = False,
     detector: Detector = "",
     upscaler: Annotated[
         Path | None, typer.Option(help="ESRGAN file that enlarges pictures smaller than their training bucket.")

@@ -50,7 +50,7 @@ class Settings:
     format: str = "txt"
     resolution: int = 512
     faces: Faces | None = None
-    """For fixes that need to know where a face is."""
+    """For fixes that crop around a face, where there is one."""
 
 
 def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()) -> Repair:  # noqa: B008, frozen
@@ -92,12 +92,15 @@ def _resave(paths: Sequence[Path], repair: Repair, _) -> None:
 
 
 def _crop(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
-    """The part where most is to be seen, in the shape of its bucket, in its place."""
+    """The part around the face, or where most is to be seen, in the shape of its bucket, in its place."""
     shapes = buckets.make_buckets(settings.resolution)
     for path in paths:
         picture = images.open_rgb(path)
         bucket = buckets.place(*picture.size, shapes).bucket
-        _cut(path, crops.salient(picture, bucket[0] / bucket[1]), repair)
+        ratio = bucket[0] / bucket[1]
+        found = settings.faces.find(picture) if settings.faces else []
+        part = crops.window(picture.size, ratio)
+        _cut(path, crops.around(found[0], picture.size, part) if found else crops.salient(picture, ratio), repair)
 
 
 def _crop_closer(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:

@@ -103,6 +103,18 @@ def test_faces_that_get_too_small_are_found_and_the_crop_closer_mends_it(folder,
         fixes.plan("small face", small_ones)
 
 
+def test_long_pictures_are_mended_around_the_face(tmp_path, detector):
+    picture = detectors.scene((2000, 320), (1800, 128))
+    picture.paste(Image.effect_noise((300, 300), 120).convert("RGB"), (20, 10))
+    for name, seen in (("face", Faces(detector)), ("salient", None)):
+        folder = tmp_path / name
+        folder.mkdir()
+        picture.save(folder / "long.png")
+        fixes.apply(folder, fixes.plan("extreme", health.check(folder).findings, fixes.Settings(faces=seen)))
+        cut = Image.open(folder / "long.png")
+        assert cut.width < 1400 and (detectors.RED in {color for _, color in cut.getcolors(10**6)}) == (name == "face")
+
+
 def test_windows_keep_the_face_in_the_middle_as_far_as_edges_allow():
     face = Face((500, 20, 540, 60), 1.0)
     assert crops.around(face, (1000, 400), (400, 400)) == (320, 0, 720, 400)
