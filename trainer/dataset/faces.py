@@ -87,7 +87,7 @@ class Faces:
             rows = layout.read(outputs, self._see.width)
         except (ValueError, IndexError) as error:
             raise self._other(str(error)) from error
-        rows = rows[rows[:, 4] >= layout.threshold]
+        rows = rows[np.isfinite(rows).all(axis=1) & (rows[:, 4] >= layout.threshold)]
         rows = rows[np.argsort(-rows[:, 4], kind="stable")][:MOST]
         found = []
         for row in _apart(rows, layout.overlap):

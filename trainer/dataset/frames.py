@@ -92,6 +92,8 @@ def _taken(films: list[Path], source: Path, to: Path | None, choice: Choice, pro
         new = name.with_suffix("") if stems.count(stem) == 1 else name.with_name(name.name.replace(".", "-"))
         for number, seconds, picture in _chosen(_frames(film, progress), choice):
             file_name = f"{new.as_posix()}-{number:06}.png"
+            if to and (to / file_name).exists():
+                raise UserError(f"Two films would give {shown(file_name)}: rename {shown(name)}.")
             if to:
                 save(picture, to / file_name)
             yield Taken(file_name, name.as_posix(), digest, number, round(seconds, 3), picture.size)

@@ -92,6 +92,10 @@ def test_every_film_of_a_folder_and_nothing_on_a_dry_run(tmp_path):
     ]
     assert told[-1] == (2, 2) and not (tmp_path / "new").exists()
     assert [(one.source, one.seconds) for one in taken][-1] == ("sub/a.gif", 0.25)
+    animation(folder / "a-png.webp", [0, 1])
+    with pytest.raises(UserError, match="Two films would give a-png-000000.png"):
+        frames.split(folder, tmp_path / "new", Choice())
+    assert not (tmp_path / "new").exists()
 
 
 def test_pixels_that_are_not_square_are_made_so(tmp_path):
