@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import streamlit as st
@@ -26,24 +26,36 @@ _gallery = st.components.v2.component(
 )
 
 
-def show(key: str, pictures: list[Path], texts: dict[str, str | None], tags: dict[str, int], on_edit: Callable) -> None:
-    """Cards with these pictures; `on_edit(key)` is called when somebody has changed a caption."""
+def show(
+    key: str,
+    pictures: list[Path],
+    texts: dict[str, str | None],
+    tags: dict[str, int],
+    marks: Mapping[Path, list[str]],
+    on_edit: Callable,
+    on_open: Callable,
+) -> None:
+    """Cards with these pictures and what is marked on them.
+
+    `on_edit(key)` is called when somebody has changed a caption, `on_open(key)` when one is to be cropped or masked.
+    """
     data = {
-        "items": [_item(path, texts) for path in pictures],
+        "items": [_item(path, texts) | {"marks": marks.get(path, [])} for path in pictures],
         "vocabulary": list(tags.items())[:SUGGESTIONS],
         "words": _words(),
     }
-    _gallery(data=data, key=key, on_edit_change=lambda: on_edit(key))
+    _gallery(data=data, key=key, on_edit_change=lambda: on_edit(key), on_open_change=lambda: on_open(key))
 
 
 def _words() -> dict[str, str]:
     return {
         "add": _("add a tag …"),
-        "own": _("Tags of this folder"),
+        "tags": _("Tags that fit"),
         "remove": _("remove"),
         "caption": _("Caption of"),
         "text": _("as text"),
         "chips": _("as tags"),
+        "open": _("Crop and mask"),
         "broken": _("This picture cannot be read."),
         "unreadable": _("Its caption cannot be read."),
         "tokens": _("About how many tokens the caption takes of the 75 in one window of the text encoder"),

@@ -6,12 +6,28 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import bulk, contents, crops, editing, gallery, jobs, mending, panels, places, sieve, state, tables, uploads
+from studio import (
+    bulk,
+    completion,
+    contents,
+    crops,
+    editing,
+    gallery,
+    handwork,
+    jobs,
+    mending,
+    panels,
+    places,
+    sieve,
+    state,
+    tables,
+    uploads,
+)
 from studio.contents import Contents
 from studio.language import _, plural
 from studio.text import escape
 from trainer import toybox
-from trainer.dataset import aside, captions, health
+from trainer.dataset import aside, captions, health, images, masks
 from trainer.errors import UserError
 
 PAGE = 12  # pictures at once
@@ -21,9 +37,13 @@ DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 
 
 def main() -> None:
+    names = places.datasets()
+    if handwork.wanted() and (name := state.chosen("dataset", names)):
+        state.show_notice()
+        show_alone(places.dataset(name))
+        return
     st.title(_("Dataset"))
     state.show_notice()
-    names = places.datasets()
     if not names:
         panels.empty(_("No pictures yet"), _("15 to 30 pictures of one character or style are a good start."))
         with st.container(border=True):
@@ -88,7 +108,23 @@ def show_folder(name: str, folder: Path) -> None:
         show_gallery(folder, shown, found)
     with top:
         show_head(name, folder, found, shown, verdict)
+        handwork.show_waiting(folder, found.pictures)
     show_parts(folder, found, stamp)
+
+
+def show_alone(folder: Path) -> None:
+    """One picture, to crop and mask it."""
+    try:
+        stamp = panels.stamp(folder)
+        found = contents.of(folder.as_posix(), stamp)
+        path = handwork.chosen(folder, found.pictures)
+        if path is None:
+            handwork.close()
+            st.rerun()
+        size = contents.survey(folder.as_posix(), stamp[0]).get(path)
+        handwork.show(folder, path, passing(folder, stamp, found.pictures), size)
+    except UserError as error:
+        st.error(escape(error))
 
 
 def show_parts(folder: Path, found: Contents, stamp: tuple[str, str]) -> None:
@@ -213,6 +249,19 @@ def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[
         return []
 
 
+def passing(folder: Path, stamp: tuple[str, str], pictures: list[Path]) -> list[Path]:
+    """What the gallery shows while it is not on the page: by the filter that waits for it."""
+    state.hold("filter", "order", "picked", "page ")
+    wanted, picked, order = (st.session_state.get(key) for key in ("filter", "picked", "order"))
+    if not wanted and not picked and order in (None, next(iter(sieve.ORDERS))):
+        return pictures
+    try:
+        items = sieve.select(contents.items(folder.as_posix(), stamp), wanted or "", picked or [], order)
+    except UserError:
+        return pictures
+    return [item.path for item in items]
+
+
 def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
     if not shown:
         st.info(_("No picture passes this filter."))
@@ -223,7 +272,25 @@ def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.caption(plural(len(shown), "picture"), width="content")
             page = st.pagination(pages, key=f"page {folder.name} {pages}")
-    gallery.show(f"gallery {folder.name}", shown[(page - 1) * PAGE : page * PAGE], found.texts, found.counts, save_edit)
+    cards = shown[(page - 1) * PAGE : page * PAGE]
+    marks = marks_of(folder, cards)
+    completion.serve(found.counts)
+    gallery.show(f"gallery {folder.name}", cards, found.texts, found.counts, marks, save_edit, open_card)
+
+
+def marks_of(folder: Path, pictures: list[Path]) -> dict[Path, list[str]]:
+    """What was done to these pictures by hand."""
+    boxes = handwork.boxes(folder)
+    cropped = {path: [_("cropped")] if handwork.relative(folder, path) in boxes else [] for path in pictures}
+    return {path: marks + ([_("masked")] if masks.of(folder, path) else []) for path, marks in cropped.items()}
+
+
+def open_card(key: str) -> None:
+    """Look at one picture alone, to crop and mask it."""
+    folder = places.dataset(key.removeprefix("gallery "))
+    wanted = (st.session_state[key].get("open") or {}).get("id")
+    if path := next((path for path in images.find(folder) if path.as_posix() == wanted), None):
+        handwork.open_picture(folder, path)
 
 
 def save_edit(key: str) -> None:

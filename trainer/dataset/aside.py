@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from trainer.dataset import captions
+from trainer.dataset import captions, masks
 from trainer.dataset.journal import Operation
 from trainer.dataset.names import shown
 from trainer.errors import UserError
@@ -44,9 +44,10 @@ class Removal:
 
 
 def companions(picture: Path) -> list[Path]:
-    """The picture's caption files, unless another picture of that name needs them too."""
+    """The picture's caption files and its mask, unless another picture of that name needs them too."""
     picture = Path(picture)
     found = [path for ending in COMPANIONS if (path := picture.with_suffix(ending)).exists() and path != picture]
+    found += filter(None, [masks.near(picture)])
     if not found:
         return []
     others = {other for other in picture.parent.glob(glob.escape(picture.stem) + ".*") if other.stem == picture.stem}
