@@ -7,6 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
+from studio.counting import Counting
 from trainer.dataset import captions, duplicates, health, images, index, tags
 from trainer.dataset.query import Item
 from trainer.errors import UserError
@@ -43,7 +44,7 @@ def health_of(folder: str, trigger: str, stamp: tuple[str, str]) -> health.Healt
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)  # nobody changes them, and copies of 10,000 take long
-def items(folder: str, stamp: tuple[str, str]) -> list[Item]:
+def items(folder: str, stamp: tuple[str, str], counting: Counting) -> list[Item]:
     """The pictures as filters see them, those with an unreadable caption as ones without."""
     found = of(folder, stamp)
     sizes = survey(folder, stamp[0])
@@ -51,12 +52,17 @@ def items(folder: str, stamp: tuple[str, str]) -> list[Item]:
     for finding in health_of(folder, found.trigger, stamp).findings:
         if finding.file is not None:
             issues.setdefault(finding.file, set()).add(finding.kind)
-    return [item(path, found.texts.get(path.as_posix()), sizes.get(path), issues.get(path)) for path in found.pictures]
+    texts = [found.texts.get(path.as_posix()) for path in found.pictures]
+    numbers = counting.count([text or "" for text in texts])
+    return [
+        item(path, text, sizes.get(path), issues.get(path), number)
+        for path, text, number in zip(found.pictures, texts, numbers)
+    ]
 
 
-def item(path: Path, text: str | None, picture: images.Picture | None, issues: set[str] | None) -> Item:
+def item(path: Path, text: str | None, picture: images.Picture | None, issues: set[str] | None, tokens: int) -> Item:
     measured = (picture.width, picture.height, picture.bytes) if picture else ()  # a broken file has no size
-    return Item(path, text, *measured, issues=frozenset(issues or ()))
+    return Item(path, text, *measured, issues=frozenset(issues or ()), tokens=tokens)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

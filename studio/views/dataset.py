@@ -10,6 +10,7 @@ from studio import (
     bulk,
     completion,
     contents,
+    counting,
     crops,
     editing,
     gallery,
@@ -243,7 +244,10 @@ def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[
         )
         order = st.selectbox(_("Order"), list(sieve.ORDERS), format_func=_, key="order", width=180)
     try:
-        return [item.path for item in sieve.select(contents.items(folder.as_posix(), stamp), wanted, picked, order)]
+        return [
+            item.path
+            for item in sieve.select(contents.items(folder.as_posix(), stamp, counting.chosen()), wanted, picked, order)
+        ]
     except UserError as error:
         st.error(escape(error))
         return []
@@ -256,7 +260,9 @@ def passing(folder: Path, stamp: tuple[str, str], pictures: list[Path]) -> list[
     if not wanted and not picked and order in (None, next(iter(sieve.ORDERS))):
         return pictures
     try:
-        items = sieve.select(contents.items(folder.as_posix(), stamp), wanted or "", picked or [], order)
+        items = sieve.select(
+            contents.items(folder.as_posix(), stamp, counting.chosen()), wanted or "", picked or [], order
+        )
     except UserError:
         return pictures
     return [item.path for item in items]
@@ -275,7 +281,8 @@ def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
     cards = shown[(page - 1) * PAGE : page * PAGE]
     marks = marks_of(folder, cards)
     completion.serve(found.counts)
-    gallery.show(f"gallery {folder.name}", cards, found.texts, found.counts, marks, save_edit, open_card)
+    counted = counting.chosen()
+    gallery.show(f"gallery {folder.name}", cards, found.texts, found.counts, marks, counted, save_edit, open_card)
 
 
 def marks_of(folder: Path, pictures: list[Path]) -> dict[Path, list[str]]:
