@@ -28,7 +28,7 @@ from studio.contents import Contents
 from studio.language import _, plural
 from studio.text import escape
 from trainer import toybox
-from trainer.dataset import aside, captions, health, images, masks
+from trainer.dataset import aside, health, images, masks
 from trainer.errors import UserError
 
 PAGE = 12  # pictures at once
@@ -162,7 +162,7 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             texts = {path: found.texts[path.as_posix()] for path in shown if path.as_posix() in found.texts}
             bulk.ask(folder, texts, len(found.pictures))
         undoable = aside.newest(folder)[0]
-        redoable = [operation for operation in captions.history(folder) if operation.undone]
+        redoable = aside.redoable(folder)[0]
         st.button(
             _("Undo"),
             key="undo",
@@ -181,21 +181,16 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             disabled=not redoable,
             icon=":material/redo:",
             shortcut="Mod+Shift+Z",
-            help=escape(redoable[0].name) if redoable else None,
+            help=escape(redoable) or None,
         )
     st.fragment(watch_tagging, run_every=REFRESH if job and job.active else None)(name)
 
 
 def take_back(folder: Path, verb: str) -> None:
-    """Undo covers edits and what was set aside, whichever came last; what was set aside is not done again."""
+    """Edits, masks and what was set aside, whichever came last."""
     try:
-        if verb == "undo":
-            name, touched = aside.undo(folder)
-            text = _("Took back “{name}”: {files}.")
-        else:
-            name = next((operation.name for operation in captions.history(folder) if operation.undone), "")
-            touched = captions.redo(folder)
-            text = _("Did “{name}” again: {files}.")
+        name, touched = aside.undo(folder) if verb == "undo" else aside.redo(folder)
+        text = _("Took back “{name}”: {files}.") if verb == "undo" else _("Did “{name}” again: {files}.")
         if touched:
             state.notify(text.format(name=name, files=plural(len(touched), "file")))
     except UserError as error:
