@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
 from studio.counting import Counting
+from studio.language import _
 from trainer.dataset import captions, duplicates, health, images, index, tags
 from trainer.dataset.query import Item
 from trainer.errors import UserError
@@ -72,6 +74,28 @@ def survey(folder: str, pictures: str) -> dict[Path, images.Picture]:
         return {picture.path: picture for picture in index.survey(Path(folder))[0]}
     except UserError:
         return {}
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _looked_at() -> set[tuple[str, str]]:
+    return set()
+
+
+def look(folder: str, pictures: str) -> None:
+    """Fill the folder's index, with a bar while that takes time; whoever turns away loses nothing of it."""
+    if (folder, pictures) in _looked_at():
+        return
+    bar = st.empty()
+
+    def progress(done: int, total: int) -> None:
+        text = _("Looking at every picture …") + " " + _("{n} of {total}").format(n=done, total=total)
+        if done < total:
+            bar.progress(done / total, text)
+
+    with suppress(UserError):  # no picture at all, which the page says
+        index.survey(Path(folder), progress=progress)
+    bar.empty()
+    _looked_at().add((folder, pictures))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

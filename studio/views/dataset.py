@@ -97,6 +97,7 @@ def show_folder(name: str, folder: Path) -> None:
     if not found.pictures:
         st.info(_("No picture in this folder yet: add some."))
         return
+    contents.look(folder.as_posix(), stamp[0])
     with st.spinner(_("Looking at every picture …")):
         verdict = contents.health_of(folder.as_posix(), found.trigger, stamp)
     top = st.container()

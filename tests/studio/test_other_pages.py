@@ -150,6 +150,25 @@ def test_tag_tables(open_page, here):
     assert page.dataframe[1].value.iloc[0]["together"] == 5
 
 
+def test_every_crop_is_shown_page_by_page_or_bucket_by_bucket(open_page, here):
+    draw_pictures(here / "datasets" / "moss", [(300, 170)] * 30 + [(256, 256)] * 2)
+    page = open_page("dataset")
+
+    def shown() -> set[str]:
+        text = "".join(str(element.proto.body) for element in page.get("html"))
+        return {f"{number:02}.png" for number in range(32) if f'alt="{number:02}.png"' in text}
+
+    opened(page, "crops")
+    first = shown()
+    page.session_state["crop page 512 None 2"] = 2
+    page.run()
+    assert not page.exception and not first & shown()
+    assert first | shown() == {f"{number:02}.png" for number in range(30)}  # squares lose nothing
+    page.session_state["crop bucket 512"] = (512, 512)
+    page.run()
+    assert not page.exception and shown() == {"30.png", "31.png"}
+
+
 def test_broken_pictures_and_captions_are_named(open_page, words, here):
     folder = draw_pictures(here / "datasets" / "moss")
     (folder / "bad.png").write_bytes(b"nothing")
