@@ -24,6 +24,11 @@ class Counting:
     base: str  # the base whose tokenizer counts
     folder: str = ""  # where that lies; empty: estimated
 
+    @property
+    def name(self) -> str:
+        """The base as people call it."""
+        return self.base if self.base.startswith("toybox/") else Path(self.base).name
+
     def count(self, texts: Sequence[str]) -> list[int]:
         if self.folder:
             try:

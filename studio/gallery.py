@@ -65,7 +65,7 @@ def _words(counting: Counting) -> dict[str, str]:
         "open": _("Crop and mask"),
         "broken": _("This picture cannot be read."),
         "unreadable": _("Its caption cannot be read."),
-        "tokens": (counted if counting.folder else estimated).format(base=Path(counting.base).name),
+        "tokens": (counted if counting.folder else estimated).format(base=counting.name),
     }
 
 

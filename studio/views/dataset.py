@@ -38,6 +38,8 @@ DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 
 
 def main() -> None:
+    # Also while one picture is shown alone, and once more when it no longer is, or the browser shows them empty.
+    state.hold("filter", "order", "picked", "page ")
     names = places.datasets()
     if handwork.wanted() and (name := state.chosen("dataset", names)):
         state.show_notice()
@@ -155,7 +157,7 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
     with st.container(horizontal=True, vertical_alignment="center"):
         st.text(plural(len(found.pictures), "picture"), width="content")
         word = _("ready to train") if verdict.ready else _("not ready")
-        st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.score >= 80 else "orange")
+        st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.ready and verdict.score >= 80 else "orange")
         with st.popover(_("Tag with …"), icon=":material/label:", disabled=bool(job and job.active)):
             ask_tag(name, folder)
         with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
@@ -251,7 +253,6 @@ def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[
 
 def passing(folder: Path, stamp: tuple[str, str], pictures: list[Path]) -> list[Path]:
     """What the gallery shows while it is not on the page: by the filter that waits for it."""
-    state.hold("filter", "order", "picked", "page ")
     wanted, picked, order = (st.session_state.get(key) for key in ("filter", "picked", "order"))
     if not wanted and not picked and order in (None, next(iter(sieve.ORDERS))):
         return pictures

@@ -19,6 +19,10 @@ def test_a_crop_and_a_mask(page, settle, tmp_path, monkeypatch):
     with served(tmp_path) as studio:
         page.goto(f"{studio}/dataset")
         settle(page)
+        box = page.get_by_role("textbox", name="Filter")
+        box.fill("name:0")
+        box.press("Enter")
+        settle(page)
         card = page.get_by_role("group", name="00 猫.jpg")
         card.focus()
         page.keyboard.press("c")
@@ -62,6 +66,8 @@ def test_a_crop_and_a_mask(page, settle, tmp_path, monkeypatch):
         page.get_by_role("button", name="Invert").click()
         page.get_by_role("button", name="Done").click()
         page.get_by_role("group", name="01.jpg").wait_for()
+        settle(page)
+        assert box.input_value() == "name:0"
         grey = np.asarray(byhand.mask_of(folder, "00 猫.jpg"))
         assert grey[720, 60:340].min() > 215 and grey[:600].max() < 5
 
