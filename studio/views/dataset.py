@@ -18,6 +18,7 @@ from studio import (
     jobs,
     mending,
     panels,
+    pasting,
     places,
     sieve,
     state,
@@ -51,12 +52,16 @@ def main() -> None:
         panels.empty(_("No pictures yet"), _("15 to 30 pictures of one character or style are a good start."))
         with st.container(border=True):
             ask_upload([])
+            ask_link()
         return
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         name = state.select(_("Folder in datasets/"), "dataset", names)
     with right, st.popover(_("Add pictures"), width="stretch", icon=":material/add_photo_alternate:"):
         ask_upload(names)
+        st.caption(_("A picture from the clipboard is added to the folder with Ctrl-V."))
+        ask_link()
+    pasting.listen(lambda files: add_pasted(name, files))
     try:
         show_folder(name, places.dataset(name))
     except UserError as error:
@@ -75,8 +80,13 @@ def ask_upload(names: list[str]) -> None:
         name = st.text_input(_("Into the folder"), state.chosen("dataset", names) or "", placeholder="moss-cat")
         if not st.form_submit_button(_("Add"), type="primary"):
             return
+    add(name, [(file.name, file.getvalue()) for file in files])
+
+
+def add(name: str, files: list[tuple[str, bytes]]) -> None:
+    """Write these into the folder and say what became of them."""
     try:
-        report = uploads.save(name, [(file.name, file.getvalue()) for file in files])
+        report = uploads.save(name, files)
     except UserError as error:
         st.error(escape(error))
         return
@@ -88,6 +98,38 @@ def ask_upload(names: list[str]) -> None:
         state.choose("dataset", report.folder.name)
         if not report.refused:
             st.rerun()
+
+
+def add_pasted(name: str, files: list[tuple[str, bytes]]) -> None:
+    """Pictures from the clipboard, into the folder that is looked at."""
+    try:
+        report = uploads.save(name, files)
+        number = plural(len(report.written), "file")
+        said = [_("Added {files} to {folder}.").format(files=number, folder=report.folder)] if report.written else []
+        state.notify(" ".join([*said, *report.refused[:5]]))
+    except UserError as error:
+        state.notify(str(error))
+
+
+def ask_link() -> None:
+    """A folder that lies elsewhere on this machine."""
+    with st.form("link folder", border=False, clear_on_submit=True):
+        path = st.text_input(
+            _("Or a folder on this machine"),
+            placeholder="/home/you/pictures/moss",
+            key="link path",
+            help=_("Its pictures stay where they are, and captions are written beside them."),
+        )
+        if not st.form_submit_button(_("Use it")) or not path.strip():
+            return
+    try:
+        target = uploads.link(path)
+    except UserError as error:
+        st.error(escape(error))
+        return
+    state.notify(_("{folder} is now one of the folders.").format(folder=target.name))
+    state.choose("dataset", target.name)
+    st.rerun()
 
 
 # ── the folder ──────────────────────────────────────────────────────────────────────────────────────────

@@ -76,3 +76,18 @@ def test_a_crop_and_a_mask(page, settle, tmp_path, monkeypatch):
         made = {path.name: images.open_rgb(path).size for path in images.find(tmp_path / "datasets/moss-cropped")}
         assert made == {"00 猫.png": (right - left, bottom - top), "01.png": (400, 800)}
         assert (tmp_path / "datasets/moss-cropped/.masks/00 猫.png").exists()
+
+        # A picture that was copied somewhere goes into the folder.
+        page.locator("body").evaluate(PASTE)
+        page.get_by_text("Added 1 file to datasets/moss").wait_for()
+        (pasted,) = folder.glob("pasted-*.png")
+        assert images.open_rgb(pasted).size == (30, 20)
+
+
+PASTE = """async body => {
+  const canvas = new OffscreenCanvas(30, 20);
+  canvas.getContext("2d").fillRect(5, 5, 9, 9);
+  const clipboardData = new DataTransfer();
+  clipboardData.items.add(new File([await canvas.convertToBlob()], "image.png", { type: "image/png" }));
+  body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+}"""
