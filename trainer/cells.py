@@ -22,8 +22,14 @@ from trainer.errors import UserError, nearest
 from trainer.files import write_json
 
 BASE_EPOCH = 0  # the row without any LoRA
+SECOND_BASE = -1  # that of a second run on another base
 MOST_SEED = 2**63 - 1  # TOML's integers end there; A1111's own seeds are below 2**32
 DRAWN_SEED = -1  # A1111's "random"
+
+
+def is_base(epoch: int) -> bool:
+    """Whether a row's number is that of a base."""
+    return epoch <= BASE_EPOCH
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,11 @@ class Prompt:
     def __post_init__(self):
         if isinstance(self.hires, dict):  # as it comes from JSON and TOML
             object.__setattr__(self, "hires", Hires(**self.hires))
+
+    @property
+    def texts(self) -> list[str]:
+        """All that is read as prompts and negative prompts."""
+        return [self.prompt, self.negative]
 
 
 @dataclass(frozen=True)
@@ -149,8 +160,13 @@ class Evaluation:
     recommended: dict[str, Any] | None = None  # {"epoch": 6, "strength": 1.0, "reason": "…"}
     settings: str = ""  # the run's config.toml
     rendering: dict[str, Any] = field(default_factory=dict)  # the [evaluation] settings it was rendered under
-    # Rows of a second run: their number here -> what they are called. They follow the first run's numbers.
+    # Rows of a second run: their number here -> what they are called. Epochs follow the first run's numbers; the
+    # base has a row of its own, SECOND_BASE, where it is another one.
     labels: dict[int, str] = field(default_factory=dict)
+
+    def base_of(self, epoch: int) -> int:
+        """The base row that a row is held against: its own run's, where that is there."""
+        return SECOND_BASE if epoch in self.labels and SECOND_BASE in self.epochs else BASE_EPOCH
 
     def save(self, folder: Path) -> Path:
         return write_json(Path(folder) / "evaluation.json", asdict(self))

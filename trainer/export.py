@@ -11,8 +11,8 @@ from trainer import environment, kohya, presets
 from trainer.cells import Evaluation, Rendered, read_prompts
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
-from trainer.evaluate import choose_epochs, make_cell, png, shelf_of
 from trainer.files import write_bytes, write_json
+from trainer.places import choose_epochs, make_cell, png, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
 

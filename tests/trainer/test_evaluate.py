@@ -16,10 +16,11 @@ from trainer import families, kohya, presets
 from trainer.cells import Cell, Evaluation, Prompt, read_prompts
 from trainer.conditioning import condition
 from trainer.errors import UserError
-from trainer.evaluate import evaluate, make_cell, shelf_of
+from trainer.evaluate import evaluate
 from trainer.export import export
 from trainer.families import clip
 from trainer.loop import train
+from trainer.places import make_cell, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Run
 from trainer.shelf import Shelf

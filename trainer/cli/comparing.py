@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trainer import presets
-from trainer.cli.app import RunArgument, app
+from trainer.cli.app import RunArgument, app, once
 from trainer.errors import UserError
 from trainer.run import Run
 from trainer.terminal import bar, console, plain, table
@@ -32,28 +32,28 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Render the prompt set with the base and every epoch, side by side."""
-    from trainer import axes
+    from trainer import axes, processes
     from trainer.evaluate import evaluate as evaluate_run
 
-    found = Run.open(run)
-    across = [axes.parse(text) for text in (x, y, z) if text]
-    strengths = strengths or axes.values_of(across, "strength")
-    chosen = {"prompts": prompts, "strengths": strengths, "seeds": seeds}
-    overrides = [f"evaluation.{key}={value}" for key, value in chosen.items() if value]
-    config = presets.layer(presets.flatten(found.config.model_dump()), dict(map(presets.parse_override, overrides)))
+    def asked() -> dict:
+        """What is to be compared, read by one of the processes that are to render it."""
+        found = Run.open(run)
+        across = [axes.parse(text) for text in (x, y, z) if text]
+        chosen = {"prompts": prompts, "strengths": strengths or axes.values_of(across, "strength"), "seeds": seeds}
+        overrides = [f"evaluation.{key}={value}" for key, value in chosen.items() if value]
+        config = presets.layer(presets.flatten(found.config.model_dump()), dict(map(presets.parse_override, overrides)))
+        return {
+            "run": found,
+            "settings": config.evaluation,
+            "epochs": parse_numbers(epochs or axes.values_of(across, "epoch")),
+            "against": Run.open(against) if against else None,
+            "against_epochs": parse_numbers(against_epochs),
+            "across": across,
+        }
+
     with bar("Rendering") as advance:
-        result = evaluate_run(
-            found,
-            config.evaluation,
-            epochs=parse_numbers(epochs or axes.values_of(across, "epoch")),
-            against=Run.open(against) if against else None,
-            against_epochs=parse_numbers(against_epochs),
-            across=across,
-            clip=clip,
-            dino=dino,
-            device=device,
-            progress=advance,
-        )
+        result = evaluate_run(**once(asked), clip=clip, dino=dino, device=device, progress=advance)
+    processes.leave()
     print_rows(result.evaluation)
     console.print(f"Grid    {plain(str(result.folder / 'grid.png'))}")
     console.print(f"Report  {plain(str(result.folder / 'report.html'))}")
