@@ -20,9 +20,11 @@ def condition(
     attention: prompt.Attention,
     clip_skip: int,
     embeddings: Mapping[str, list[Tensor]] = MappingProxyType({}),
+    emphasis: str = "Original",
 ) -> Conditioning:
     """Text with weights -> conditioning [1, 77·n, D], each text encoder's states weighted on their own.
 
+    `emphasis`: a key of `encode.EMPHASIS`.
     `embeddings`: the vectors of textual inversions for each text encoder, by name; they stand where the name does.
     """
     first = model.tokenizers[0]
@@ -43,7 +45,7 @@ def condition(
         return said
     widths = [encoder.config.hidden_size for encoder in model.text_encoders]
     parts = said.hidden.view(len(chunks), -1, said.hidden.shape[-1]).split(widths, dim=-1)
-    weighted = torch.cat([encode.emphasize(part, chunks) for part in parts], dim=-1)
+    weighted = torch.cat([encode.emphasize(part, chunks, emphasis) for part in parts], dim=-1)
     return Conditioning(encode.join(weighted), said.pooled)
 
 

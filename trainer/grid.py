@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.cells import BASE_EPOCH, Evaluation, Prompt, Rendered
+from trainer.cells import Evaluation, Prompt, Rendered, is_base
 from trainer.errors import UserError
 from trainer.files import write_with
 from trainer.metrics import METRICS, open_picture
@@ -97,7 +97,7 @@ class Table:
 
     @staticmethod
     def _key(column: str, epoch: int, strength: float, seed: int) -> tuple:
-        return column, epoch, None if epoch == BASE_EPOCH else round(strength, 6), seed
+        return column, epoch, None if is_base(epoch) else round(strength, 6), seed
 
     def _seeds_of(self, prompt: Prompt) -> list[int]:
         used = {cell.seed for cell in self.evaluation.cells if cell.column == prompt.name}
@@ -152,7 +152,8 @@ def _chosen(what: str, value, choices: list) -> list:
 
 def row_label(epoch: int, labels: Mapping[int, str] = MappingProxyType({})) -> tuple[str, str]:
     """What a row is called: a name and what is said beneath it. `labels` are those of an Evaluation."""
-    return ("base", "no LoRA") if epoch == BASE_EPOCH else (labels.get(epoch, f"epoch {epoch}"), "")
+    name = labels.get(epoch, "base" if is_base(epoch) else f"epoch {epoch}")
+    return name, "no LoRA" if is_base(epoch) else ""
 
 
 def metric_label(name: str) -> tuple[str, str]:
@@ -163,8 +164,8 @@ def metric_label(name: str) -> tuple[str, str]:
 def summary(table: Table) -> str:
     """One line under the title: what was compared."""
     labels = table.evaluation.labels
-    epochs = [epoch for epoch in table.epochs if epoch != BASE_EPOCH and epoch not in labels]
-    against = [label.rpartition(" epoch ") for label in labels.values()]
+    epochs = [epoch for epoch in table.epochs if not is_base(epoch) and epoch not in labels]
+    against = [label.rpartition(" epoch ") for epoch, label in labels.items() if not is_base(epoch)]
     seeds = sorted({seed for prompt in table.prompts for seed in table.seeds(prompt)})
     return " · ".join(
         [

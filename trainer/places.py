@@ -74,7 +74,7 @@ def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, s
     upscaler = None
     if column.hires and upscalers.is_model(column.hires.upscaler):
         upscaler = shelf.upscaler(column.hires.upscaler)
-    return Cell(
+    cell = Cell(
         prompt=column.prompt,
         negative=column.negative,
         seed=seed,
@@ -88,8 +88,13 @@ def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, s
         clip_skip=column.clip_skip or config.model.clip_skip,
         base=base,
         hires=column.hires,
-        files=shelf.named(column.prompt, column.negative, upscaler),
+        noise_source=column.noise_source or settings.noise_source,
+        ensd=column.ensd or 0,
+        eta=column.eta,
+        emphasis=column.emphasis or "Original",
     )
+    second = cell.second_pass
+    return replace(cell, files=shelf.named([cell.prompt, second.prompt], [cell.negative, second.negative], upscaler))
 
 
 def shelf_of(settings: EvaluationConfig) -> Shelf:

@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trainer.cells import BASE_EPOCH, Evaluation, Rendered
+from trainer.cells import Evaluation, Rendered, is_base
 from trainer.errors import UserError
 
 Outcome = Literal["left", "right", "tie", "bad"]
@@ -299,7 +299,7 @@ class Ballot:
         self.contexts: dict[tuple[str, int], dict[Candidate, Picture]] = {}
         for cell in evaluation.cells:
             wanted = strength is None or math.isclose(cell.strength, strength)
-            if cell.epoch != BASE_EPOCH and cell.column not in leaks and wanted and self._is_there(cell):
+            if not is_base(cell.epoch) and cell.column not in leaks and wanted and self._is_there(cell):
                 picture = Picture(cell.epoch, cell.strength, cell.file)
                 self.contexts.setdefault((cell.column, cell.seed), {})[picture.candidate] = picture
         self.candidates = sorted({candidate for found in self.contexts.values() for candidate in found})

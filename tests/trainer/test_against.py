@@ -1,20 +1,26 @@
 """Two runs in one comparison, free axes, and the losses of every row: on tiny bases of both families."""
 
+import gc
 import json
+import shutil
 import sys
+import weakref
 
 import pytest
 import torch
 import trainees
+from PIL import Image, ImageChops
+from safetensors.torch import load_file, save_file
 
 from trainer import __main__ as cli
-from trainer import denoising, voting
+from trainer import denoising, families, presets, voting
 from trainer.cells import Evaluation
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.examples import as_recorded, load_examples
 from trainer.grid import Table, summary
 from trainer.loop import train
+from trainer.metrics import Pictures
 from trainer.render import Renderer, load_base
 from trainer.run import Run
 from trainer.vote import Ballot
@@ -77,6 +83,49 @@ def test_two_runs_stand_below_each_other_under_the_same_prompts(here):
     assert found.recommended is None
     with pytest.raises(UserError, match="against itself"):
         evaluate(first, first.config.evaluation, against=Run(first.path))
+
+
+def test_a_second_base_has_a_row_of_its_own_and_its_rows_are_held_against_it(here, tmp_path, monkeypatch):
+    """A second run whose base draws otherwise: an own base row, bleed and gap against that one."""
+    first, second = here
+    config = second.config
+    base = tmp_path / "base"
+    shutil.copytree(config.model.base, base)
+    weights = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    save_file({key: value * 1.2 for key, value in weights.items()}, base / "unet/diffusion_pytorch_model.safetensors")
+    other = Run(shutil.copytree(second.path, tmp_path / "runs" / second.name))
+    changed = config.model_copy(update={"model": config.model.model_copy(update={"base": str(base)})})
+    (other.path / "config.toml").write_text(presets.to_toml(changed.model_dump()))
+    loaded = []
+    load = families.load
+
+    def one_at_a_time(*arguments, **options):
+        gc.collect()
+        assert not any(model() for model in loaded)  # one set of base weights in memory
+        made = load(*arguments, **options)
+        loaded.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(families, "load", one_at_a_time)
+    result = evaluate(first, first.config.evaluation, epochs=[2], against=other)
+    found = Evaluation.load(result.folder)
+    assert len(loaded) == 2
+    assert found.epochs == [0, 2, -1, 3, 4] and found.labels[-1] == "fern base"
+    assert [row.epoch for row in found.rows] == found.epochs
+    files = {(cell.epoch, cell.column): cell.file for cell in found.cells}
+    with Image.open(result.folder / files[0, "two"]) as ours, Image.open(result.folder / files[-1, "two"]) as theirs:
+        assert ImageChops.difference(ours, theirs).getbbox()
+    bleeds = {row.epoch: row.scores.get("bleed") for row in found.rows}
+    assert bleeds[0] is None and bleeds[-1] is None
+    moved = Pictures(found, result.folder, [], None, "")
+    cell = next(one for one in found.cells if one.epoch == 4 and one.column == "two")
+    apart = 1 - float(moved.features[cell.file] @ moved.features[files[-1, "two"]])
+    assert bleeds[4] == pytest.approx(max(0.0, apart), abs=1e-4)
+    assert found.about[f"Scores of {other.name}"]
+    assert summary(Table(found)).startswith("epoch 2 · against fern epochs 1, 2")
+    assert {candidate[0] for candidate in Ballot(found, result.folder, strength=1.0).candidates} == {2, 3, 4}
+    page = (result.folder / "report.html").read_text()
+    assert '"-1":"fern base"' in page and (result.folder / "grid.png").exists()
 
 
 def test_free_axes_from_the_command_line(here, monkeypatch, capsys):

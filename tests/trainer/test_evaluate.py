@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, presets
-from trainer.cells import Cell, Evaluation, Prompt, read_prompts
+from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
 from trainer.conditioning import condition
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
@@ -246,8 +246,69 @@ def test_the_hires_fix_makes_a_larger_picture_and_says_how(here, upscaler):
     for change in ({"denoise": 0.7}, {"steps": 4}, {"sampler": "Euler"}, {"upscaler": "Nearest"}):
         other = replace(made, hires=replace(made.hires, **change))
         assert other.key != made.key and difference(renderer.render([other], [epoch])[0], alone) > 2
+    for words in ({"prompt": "disc, green"}, {"negative": "disc"}, {"cfg_scale": 9.0}):
+        other = replace(made, hires=replace(made.hires, **words))
+        assert other.key != made.key and difference(renderer.render([other], [epoch])[0], alone) > 0
     untouched = renderer.render([replace(made, hires=replace(made.hires, denoise=0.0))], [epoch])[0]
     assert difference(untouched, alone) > 2 and untouched.size == (96, 96)
+
+
+def test_a_lora_that_only_the_hires_pass_names(here):
+    """As in A1111: words of its own are all that the second pass reads, files included. The epoch is in both."""
+    Path("models").mkdir()
+    shutil.copy(here.epochs()[0].path, "models/other.safetensors")
+    settings, epoch = settings_of(here), here.epochs()[1].path
+    renderer = Renderer(load_base(here.config, "cpu"), 4, shelf_of(settings))
+
+    def picture(**fix):
+        column = Prompt("x", "moss, disc", hires=Hires(upscale=1.5, steps=2, **fix))
+        cell = replace(make_cell(here.config, settings, column, 5, ""), strength=1.0)
+        return renderer.render([cell], [epoch])[0], cell
+
+    plain, cell = picture()
+    assert difference(picture(prompt="moss, disc")[0], plain) == 0 and cell.files == ()
+    named, cell = picture(prompt="moss, disc <lora:other:1>")
+    assert difference(named, plain) > 2 and cell.files[0][:2] == ("lora", "other")
+    text = infotext_of(cell, renderer, here.epochs()[1])
+    assert "Hires prompt: moss, disc <lora" not in text  # quoted: it holds commas
+    assert infotext.parse(text).settings["Hires prompt"] == "moss, disc <lora:other:1> <lora:moss-000002:1>"
+    # An odd LoRA of the second pass keeps its batch to itself as well.
+    places = [Place(cell, epoch), Place(picture()[1], epoch)]
+    assert len(list(renderer.batches(places))) == 2
+
+
+def test_noise_eta_and_emphasis_are_another_picture_and_are_written(here):
+    settings = settings_of(here, sampler="Euler a")
+    renderer = Renderer(load_base(here.config, "cpu"), 4)
+
+    def picture(text="moss, (disc:1.4)", **pinned):
+        cell = make_cell(here.config, settings, Prompt("x", text, **pinned), 5, "")
+        return renderer.render([cell], [here.epochs()[1].path])[0], cell
+
+    plain, cell = picture()
+    assert "RNG: NV" in infotext_of(cell, renderer, None) and "Eta" not in infotext_of(cell, renderer, None)
+    for change, line in (
+        ({"noise_source": "CPU"}, "RNG: CPU"),
+        ({"ensd": 31337}, "ENSD: 31337"),
+        ({"eta": 0.5}, "Eta: 0.5"),
+        ({"emphasis": "Ignore"}, "Emphasis: Ignore"),
+        ({"emphasis": "No norm"}, "Emphasis: No norm"),
+        ({"emphasis": "None"}, "Emphasis: None"),
+    ):
+        made, cell = picture(**change)
+        assert difference(made, plain) > 0, change
+        assert line in infotext_of(cell, renderer, None)
+        assert len(list(renderer.batches([Place(cell, None), Place(picture()[1], None)]))) == 2
+    assert difference(picture(eta=1.0)[0], plain) == 0  # what the sampler has by itself
+    ignored = picture(emphasis="Ignore")[0]
+    assert difference(ignored, picture("moss, disc")[0]) == 0
+    drawn = make_cell(here.config, settings_of(here, noise_source="CPU"), Prompt("x", "moss"), 5, "")
+    assert drawn.noise_source == "CPU"
+    # DDIM draws no noise by itself; what it is told to draw has a name of its own there.
+    cell = make_cell(here.config, settings, Prompt("x", "moss", sampler="DDIM", eta=0.5, ensd=1), 5, "")
+    assert "Eta DDIM: 0.5" in infotext_of(cell, renderer, None) and "ENSD" not in infotext_of(cell, renderer, None)
+    still = replace(cell, eta=None)
+    assert difference(renderer.render([cell], [None])[0], renderer.render([still], [None])[0]) > 0
 
 
 def test_loras_and_embeddings_that_a_prompt_names(here):

@@ -11,13 +11,14 @@ from types import MappingProxyType
 import numpy as np
 from PIL import Image
 
-from trainer.cells import BASE_EPOCH, Evaluation, Rendered
+from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Rendered, is_base
 from trainer.metrics.models import Clip, Dino
 
 # More training pictures than this change a mean similarity by less than renders differ from seed to seed.
 MOST_TRAINING_PICTURES = 200
 
-# (epoch, strength) -> {"training": mean denoising loss, "held_out": …}; the base is (0, 1.0).
+# (epoch, strength) -> {"training": mean denoising loss, "held_out": …}; the base is (0, 1.0), that of a second run
+# (SECOND_BASE, 1.0): measured on its pictures, even where both runs have one base.
 Losses = Mapping[tuple[int, float], Mapping[str, float]]
 
 
@@ -38,11 +39,12 @@ class Pictures:
         self.losses = losses
         self.trigger = trigger
         self.prompts = {prompt.name: prompt for prompt in evaluation.prompts}
-        self.base = {(cell.column, cell.seed): cell for cell in evaluation.cells if cell.epoch == BASE_EPOCH}
+        self.evaluation = evaluation
+        self._bases = {(cell.epoch, cell.column, cell.seed): cell for cell in evaluation.cells if is_base(cell.epoch)}
         # Every picture of one prompt, seed and epoch by strength; at strength 0 it is the base's.
         self.ladder: dict[tuple[str, int, int], dict[float, Rendered]] = {}
         for cell in evaluation.cells:
-            if cell.epoch != BASE_EPOCH:
+            if not is_base(cell.epoch):
                 self.ladder.setdefault((cell.column, cell.seed, cell.epoch), {})[cell.strength] = cell
         self._texts: dict[str, np.ndarray] = {}
         self.features: dict[str, np.ndarray] = {}  # cell.file: unit vector
@@ -75,6 +77,15 @@ class Pictures:
         if prompt not in self._texts:
             self._texts[prompt] = self.clip.text(plain_words(prompt, self.trigger))
         return self._texts[prompt]
+
+    def base(self, cell: Rendered) -> Rendered | None:
+        """The base's picture of the same prompt and seed, where there is one that can be read."""
+        base = self._bases.get((self.evaluation.base_of(cell.epoch), cell.column, cell.seed))
+        return base if base is not None and base.file in self.features else None
+
+    def base_losses(self, epoch: int) -> Mapping[str, float]:
+        """What the base of an epoch's run loses on that run's pictures."""
+        return self.losses.get((SECOND_BASE if epoch in self.evaluation.labels else BASE_EPOCH, 1.0), {})
 
     def leak(self, cell: Rendered) -> bool:
         return cell.column in self.prompts and self.prompts[cell.column].leak

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from trainer.cells import BASE_EPOCH, Evaluation, Rendered, Row
+from trainer.cells import Evaluation, Rendered, Row, is_base
 from trainer.files import write_json
 from trainer.metrics.models import Clip, Dino
 from trainer.metrics.pictures import Losses, Pictures
@@ -69,12 +69,12 @@ def _keep(scores: dict[str, float], name: str, value: float | None) -> None:
 
 
 def _rows(evaluation: Evaluation) -> list[tuple[Row, list[Rendered]]]:
-    """Every row with its cells; rows that the evaluation lacks are added. The base is one row at any strength."""
+    """Every row with its cells; rows that the evaluation lacks are added. A base is one row at any strength."""
     cells: dict[tuple, dict[tuple, Rendered]] = {}
     for cell in evaluation.cells:
-        key = (cell.epoch, None if cell.epoch == BASE_EPOCH else cell.strength)
+        key = (cell.epoch, None if is_base(cell.epoch) else cell.strength)
         cells.setdefault(key, {}).setdefault((cell.column, cell.seed), cell)
-    rows = {(row.epoch, None if row.epoch == BASE_EPOCH else row.strength): row for row in evaluation.rows}
+    rows = {(row.epoch, None if is_base(row.epoch) else row.strength): row for row in evaluation.rows}
     for key, members in cells.items():
         if key not in rows:
             rows[key] = Row(key[0], next(iter(members.values())).strength)
