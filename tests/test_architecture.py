@@ -14,8 +14,8 @@ COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox
 COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize", "augment"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
-STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck", "hires", "denoising", "places"}
-STORIES |= {"costs", "estimate", "lifetime"}
+STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck", "hires", "denoising"}
+STORIES |= {"costs", "estimate", "lifetime", "places", "sidecars"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

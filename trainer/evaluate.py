@@ -25,6 +25,7 @@ from trainer.grid import save_grid
 from trainer.places import Advance, Place, choose_epochs, layout, render_missing, shelf_of
 from trainer.render import Renderer, load_base
 from trainer.run import Epoch, Run
+from trainer.texts import base_name
 from trainer.voting import settle
 
 
@@ -200,7 +201,7 @@ def index(sides: Sequence[Side], places: list[Place], folder: Path) -> Evaluatio
     first = sides[0]
     config, settings = first.config, first.settings
     about = {
-        "Base model": Path(config.model.base).stem if config.model.base.endswith(".safetensors") else config.model.base,
+        "Base model": base_name(config.model.base),
         "Trigger word": config.data.trigger or "none",
         "Sampling": f"{settings.sampler}, {settings.steps} steps, CFG {settings.cfg_scale:g}",
         "LoRA": f"dim {config.adapter.rank}, alpha {config.adapter.alpha:g}",
@@ -212,7 +213,7 @@ def index(sides: Sequence[Side], places: list[Place], folder: Path) -> Evaluatio
         about["Against"] = sides[1].run.name
     if SECOND_BASE in numbers:
         labels[SECOND_BASE] = f"{sides[1].name} base"
-        about["Second base"] = sides[1].config.model.base
+        about["Second base"] = base_name(sides[1].config.model.base)
     return Evaluation(
         run=first.run.name,
         title=" against ".join(side.name or side.config.name for side in sides),

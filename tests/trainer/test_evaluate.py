@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, presets
 from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
+from trainer.cli.comparing import parse_merge
 from trainer.conditioning import condition
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
@@ -401,6 +402,30 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
         export(here, 2, name="moss again")
 
 
+def test_a_model_card_shows_the_grid_and_says_what_the_file_is(here):
+    folder = evaluate(here, settings_of(here)).folder
+    found = Evaluation.load(folder)
+    found.recommended = {"epoch": 1, "strength": 1.0, "reason": "Epoch 1: likeness <b>has</b> stopped | rising."}
+    found.prompts[1] = replace(found.prompts[1], prompt="a `moss` | <b>disc</b>")
+    found.save(folder)
+    path = export(here, 2).path
+    card = path.with_suffix(".md").read_text()
+    head = card.split("---\n")[1]
+    assert '"moss"' in head and "- lora" in head and "base_model" not in head  # a folder of this machine is no link
+    assert str(here.path.parent.parent) not in card + path.with_suffix(".json").read_text()
+    assert f"`<lora:{path.stem}:1> moss`" in card and kohya.tensor_hash(path)[:12] in card
+    assert "Chosen by its maker. The scores would say: Epoch 1: likeness &lt;b>has" in card
+    assert "| Score | Epoch 2 | Base |" in card and "| Likeness |" in card
+    assert "- two: `` a `moss` | <b>disc</b> ``" in card and "it draws the comparison's 'one'" in card
+    with Image.open(path.parent / "moss.grid.webp") as grid:
+        assert "(moss.grid.webp)" in card and max(grid.size) <= 4096
+    # Without a comparison there is nothing to show, and nothing is shown.
+    shutil.rmtree(here.path / "evaluations")
+    bare = export(here, 2, name="bare").path
+    assert "side by side" not in bare.with_suffix(".md").read_text()
+    assert not bare.with_suffix(".grid.webp").exists()
+
+
 def test_export_finds_what_the_comparisons_prompts_name(here):
     """A LoRA on top, from a folder that only the comparison's settings know."""
     Path("elsewhere").mkdir()
@@ -423,6 +448,25 @@ def test_a_changed_export_is_what_it_says_and_is_checked_as_far_as_it_can_be(her
     key = next(iter(first)).partition(".")[0]
     wanted = sum(w * delta(tensors, key) for w, tensors in ((0.25, first), (0.75, second)))
     assert torch.allclose(delta(lora.tensors, key), wanted, rtol=1e-5, atol=1e-9)
+    # Another LoRA comes along by its name in the model folders.
+    wanted = delta(lora.tensors, key) * 0.5 + delta(first, key)
+    mixed = export(here, name="mixed", merge=[(1, 1.0), ("merged", 0.5)])
+    assert "1 × epoch 1 + 0.5 × merged" in mixed.verification
+    assert torch.allclose(delta(kohya.read(mixed.path).tensors, key), wanted, rtol=1e-5, atol=1e-9)
+    assert "## Why this one" not in mixed.path.with_suffix(".md").read_text()
+    odd = {name: tensor[:, :1] if name.endswith("down.weight") else tensor for name, tensor in first.items()}
+    kohya.write(Path("models/odd.safetensors"), odd, {})
+    for merge, message in (
+        ([("merged", 1.0)], "at least one must be an epoch"),
+        ([(1, 1.0), ("gone", 1.0)], "no LoRA 'gone' in models/"),
+        ([(1, 1.0), ("models/odd.safetensors", 1.0)], "another kind of base"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export(here, name="wrong", merge=merge)
+    assert parse_merge("4:0.5, hat:0.2,C:\\x.safetensors:1") == [(4, 0.5), ("hat", 0.2), ("C:\\x.safetensors", 1.0)]
+    for wrong in ("4", "hat:x", ":0.5"):
+        with pytest.raises(UserError, match="write epochs with weights"):
+            parse_merge(wrong)
     small = export(here, 2, name="small", rank=1, dtype="fp16")
     assert "cannot draw the same pixels" in small.verification and "keeps" in small.verification
     assert small.path.stat().st_size < here.epochs()[1].path.stat().st_size / 2

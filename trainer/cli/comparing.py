@@ -155,7 +155,9 @@ def export(
     strength: Annotated[float, typer.Option(help="Baked in: at 1 the file then is what the epoch is at this.")] = 1.0,
     rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD); 0 keeps the rank.")] = 0,
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16; as it was trained if left out.")] = "",
-    merge: Annotated[str, typer.Option(help="Several epochs with weights, in place of --epoch: 4:0.5,6:0.5.")] = "",
+    merge: Annotated[
+        str, typer.Option(help="Several with weights, in place of --epoch: 4:0.5,6:0.5; other LoRAs by name or file.")
+    ] = "",
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Write the chosen epoch to models/, ready for A1111, Forge, ComfyUI and diffusers."""
@@ -168,14 +170,16 @@ def export(
     console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
 
 
-def parse_merge(text: str) -> list[tuple[int, float]]:
-    """ "4:0.5,6:0.5" -> [(4, 0.5), (6, 0.5)]; empty -> []."""
-    parts = []
+def parse_merge(text: str) -> list[tuple[int | str, float]]:
+    """ "4:0.5,6:0.3,hat:0.2" -> [(4, 0.5), (6, 0.3), ("hat", 0.2)]; empty -> []."""
+    parts: list[tuple[int | str, float]] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        epoch, _, weight = part.partition(":")
+        name, _, weight = part.rpartition(":")
         try:
-            parts.append((int(epoch), float(weight)))
+            parts.append((int(name) if name.isdecimal() else name, float(weight)))
         except ValueError:
+            name = ""
+        if not name:
             raise UserError(f"--merge {text}: write epochs with weights, for example 4:0.5,6:0.5.") from None
     return parts
 
