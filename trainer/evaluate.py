@@ -7,6 +7,7 @@ picture is missing are rendered, so a stopped comparison goes on where it was an
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -85,6 +86,17 @@ def evaluate(
         if processes.is_main():
             _conclude(evaluation, folder, run.config, losses, clip, dino)
     return Result(folder, evaluation)
+
+
+def wait_for_epoch(run: Run, known: list[Epoch], poll: float = 2.0) -> bool:
+    """Until the run has an epoch that is not among those `known`; False when it ends, or stands still, without one."""
+    while True:
+        still = run.status.final  # looked at first: what was saved before the end is seen
+        if run.epochs() != known:
+            return True
+        if still:
+            return False
+        time.sleep(poll)
 
 
 def _conclude(

@@ -53,10 +53,20 @@ class Added:
     notes: tuple[str, ...]
 
 
+def read_text(text: str) -> Found:
+    """The settings in a text that was copied from a page or saved beside a picture. Raises UserError for no text."""
+    if not text.strip():
+        raise UserError("There is no text: paste the settings as A1111 or Civitai show them.")
+    return Found("a1111", infotext.parse(text))
+
+
 def read(image: Path) -> Found:
-    """The settings that a picture carries. Raises UserError when it is no picture or carries none."""
+    """The settings that a picture carries, or the .txt beside it. Raises UserError when it is no picture or carries
+    none."""
     if not Path(image).is_file():
         raise UserError(f"There is no picture {image}.")
+    if Path(image).suffix.lower() == ".txt":
+        return read_text(Path(image).read_text(encoding="utf-8-sig", errors="replace"))
     found = infotext.read_image(image)
     if found is None:
         raise UserError(

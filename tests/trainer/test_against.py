@@ -143,6 +143,42 @@ def test_free_axes_from_the_command_line(here, monkeypatch, capsys):
     assert (folder / "grid.png").exists() and found.prompts[1].name in (folder / "report.html").read_text()
 
 
+def test_settings_of_the_rendering_alone_can_be_changed(here, monkeypatch, capsys):
+    first, _ = here
+    command = ["lora-studio", "evaluate", str(first.path), "--epochs", "1", "--x", "eta=0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "evaluation.steps=1", "--set", "evaluation.noise_source=CPU"])
+    assert not cli.main()
+    found = Evaluation.load(first.evaluation_folder("set-by-eta"))
+    assert all("Steps: 1," in cell.infotext and "RNG: CPU" in cell.infotext for cell in found.cells)
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "adapter.rank=8"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "only evaluation" in capsys.readouterr().err
+
+
+def test_epochs_are_rendered_as_they_come(here, tmp_path, monkeypatch):
+    """A run that trains: its second epoch is saved after the first one's pictures are there, then it ends."""
+    first, _ = here
+    run = Run(shutil.copytree(first.path, tmp_path / "runs" / first.name))
+    late = run.epochs()[1].path
+    late.rename(tmp_path / "late.safetensors")
+    folder = run.evaluation_folder("set")
+    shutil.rmtree(run.path / "evaluations", ignore_errors=True)
+    run.write_status("training")
+    seen = []
+
+    def train_on(seconds):
+        seen.append(Evaluation.load(folder).epochs)
+        (tmp_path / "late.safetensors").rename(late)
+        run.write_status("finished")
+
+    monkeypatch.setattr("trainer.evaluate.time.sleep", train_on)
+    monkeypatch.setattr(sys, "argv", ["lora-studio", "evaluate", str(run.path), "--follow"])
+    with run.lock():
+        assert not cli.main()
+    assert seen == [[0, 1]] and Evaluation.load(folder).epochs == [0, 1, 2]
+
+
 def test_the_loss_of_a_row_is_the_mean_error_at_fixed_noise(here, tmp_path):
     first, _ = here
     config = first.config

@@ -1,5 +1,6 @@
 """What a picture was made with, shown and carried into a prompt set."""
 
+import io
 import json
 import sys
 
@@ -42,6 +43,17 @@ def test_json_has_the_settings_in_order_and_as_text(picture, monkeypatch, capsys
     assert value["source"] == "a1111"
     assert value["settings"]["Size"] == "512x768"
     assert list(value["settings"])[:3] == ["Steps", "Sampler", "Schedule type"]
+
+
+def test_pasted_text_and_text_beside_a_picture(picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
+    assert run(monkeypatch, "png-info", "-", "--json", "--to", tmp_path / "set.toml") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == pnginfo.read(picture).as_json() and read_prompts(tmp_path / "set.toml")[0].name == "pasted"
+    (tmp_path / "moss.txt").write_text(TEXT, encoding="utf-8-sig")
+    assert pnginfo.read(tmp_path / "moss.txt").as_json() == shown
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" "))
+    assert run(monkeypatch, "png-info", "-") == 2 and "There is no text" in capsys.readouterr().err
 
 
 def test_a_picture_becomes_an_entry_and_the_set_keeps_its_text(picture, tmp_path, monkeypatch, capsys):
@@ -112,7 +124,7 @@ def test_the_hires_fix_has_its_own_words_and_cfg(tmp_path):
     """As A1111 and Forge write them: quoted, with the LoRA that the epochs take the place of."""
     text = (
         "a cat <lora:moss-000004:0.8>\nNegative prompt: dog\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, "
-        'Size: 64x64, Denoising strength: 0.5, Hires upscale: 2, Hires prompt: '
+        "Size: 64x64, Denoising strength: 0.5, Hires upscale: 2, Hires prompt: "
         '"a cat, (fur:1.2) <lora:moss-000004:0.8>", '
         'Hires negative prompt: "dog, blurry", Hires CFG Scale: 5, Version: f2'
     )

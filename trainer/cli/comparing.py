@@ -29,19 +29,27 @@ def evaluate(
     z: Annotated[str, typer.Option(help="A third one, such as hires.denoise=0.4,0.6 or strength=0.6,1.")] = "",
     clip: Annotated[str, typer.Option(help="Folder of a CLIP model, for likeness scores.")] = "",
     dino: Annotated[str, typer.Option(help="Folder of a DINO model, for a second opinion on likeness.")] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="How it is rendered, over the run's own: evaluation.steps=30.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="While the run trains: each epoch as it comes.")] = False,
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Render the prompt set with the base and every epoch, side by side."""
     from trainer import axes, processes
     from trainer.evaluate import evaluate as evaluate_run
+    from trainer.evaluate import wait_for_epoch
 
     def asked() -> dict:
         """What is to be compared, read by one of the processes that are to render it."""
         found = Run.open(run)
         across = [axes.parse(text) for text in (x, y, z) if text]
         chosen = {"prompts": prompts, "strengths": strengths or axes.values_of(across, "strength"), "seeds": seeds}
-        overrides = [f"evaluation.{key}={value}" for key, value in chosen.items() if value]
-        config = presets.layer(presets.flatten(found.config.model_dump()), dict(map(presets.parse_override, overrides)))
+        overrides = dict(map(presets.parse_override, set_ or []))
+        if other := [path for path in overrides if not path.startswith("evaluation.")]:
+            raise UserError(f"--set {other[0]}: the run was trained so; only evaluation.… can be changed here.")
+        overrides |= dict(presets.parse_override(f"evaluation.{key}={value}") for key, value in chosen.items() if value)
+        config = presets.layer(presets.flatten(found.config.model_dump()), overrides)
         return {
             "run": found,
             "settings": config.evaluation,
@@ -51,10 +59,19 @@ def evaluate(
             "across": across,
         }
 
-    with bar("Rendering") as advance:
-        result = evaluate_run(**once(asked), clip=clip, dino=dino, device=device, progress=advance)
+    wanted = once(asked)
+    if follow and not once(wanted["run"].epochs):
+        wait_for_epoch(wanted["run"], [])
+    more = True
+    while more:
+        known = once(wanted["run"].epochs)
+        with bar("Rendering") as advance:
+            result = evaluate_run(**wanted, clip=clip, dino=dino, device=device, progress=advance)
+        print_rows(result.evaluation)
+        more = follow and wait_for_epoch(wanted["run"], known)
     processes.leave()
-    print_rows(result.evaluation)
+    if unread := result.evaluation.about.get("Embeddings not used"):
+        console.print(f"[yellow]Note[/] Read as words, not as embeddings: {plain(unread)}")
     console.print(f"Grid    {plain(str(result.folder / 'grid.png'))}")
     console.print(f"Report  {plain(str(result.folder / 'report.html'))}")
 
