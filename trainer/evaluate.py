@@ -66,6 +66,7 @@ def evaluate(
     across: Sequence[Axis] = (),
     clip: str = "",
     dino: str = "",
+    aesthetic: str = "",
     device: str = "",
     progress: Advance = lambda *_, **__: None,
 ) -> Result:
@@ -79,12 +80,14 @@ def evaluate(
     sides = processes.on_main(lambda: _sides(run, settings, epochs, against, against_epochs, across))
     name = Path(settings.prompts).stem + (f"-against-{against.name}" if against else "") + axes.folder_suffix(across)
     folder = run.evaluation_folder(name)
+    seers = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
     with _held(folder):
         places, losses, about = _render(sides, folder, processes.device(device, environment.default_device), progress)
         evaluation = index(sides, places, folder)
         evaluation.about |= about
         if processes.is_main():
-            _conclude(evaluation, folder, run.config, losses, clip, dino)
+            models = {name: toybox.located(path) for name, path in seers.items() if path}
+            _conclude(evaluation, folder, run.config, losses, models)
     return Result(folder, evaluation)
 
 
@@ -100,19 +103,11 @@ def wait_for_epoch(run: Run, known: list[Epoch], poll: float = 2.0) -> bool:
 
 
 def _conclude(
-    evaluation: Evaluation, folder: Path, config: TrainConfig, losses: metrics.Losses, clip: str, dino: str
+    evaluation: Evaluation, folder: Path, config: TrainConfig, losses: metrics.Losses, models: dict[str, Path]
 ) -> None:
     """Scores, recommendation, grid and report of what has been rendered."""
     pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
-    metrics.score(
-        evaluation,
-        folder,
-        pictures,
-        toybox.located(clip) if clip else None,
-        config.data.trigger,
-        dino=toybox.located(dino) if dino else None,
-        losses=losses,
-    )
+    metrics.score(evaluation, folder, pictures, trigger=config.data.trigger, losses=losses, **models)
     settle(evaluation, folder)
     evaluation.save(folder)
     save_grid(evaluation, folder)

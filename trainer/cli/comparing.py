@@ -29,6 +29,7 @@ def evaluate(
     z: Annotated[str, typer.Option(help="A third one, such as hires.denoise=0.4,0.6 or strength=0.6,1.")] = "",
     clip: Annotated[str, typer.Option(help="Folder of a CLIP model, for likeness scores.")] = "",
     dino: Annotated[str, typer.Option(help="Folder of a DINO model, for a second opinion on likeness.")] = "",
+    aesthetic: Annotated[str, typer.Option(help="File of an aesthetic predictor made for that CLIP.")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="How it is rendered, over the run's own: evaluation.steps=30.")
     ] = None,
@@ -66,7 +67,8 @@ def evaluate(
     while more:
         known = once(wanted["run"].epochs)
         with bar("Rendering") as advance:
-            result = evaluate_run(**wanted, clip=clip, dino=dino, device=device, progress=advance)
+            models = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
+            result = evaluate_run(**wanted, **models, device=device, progress=advance)
         print_rows(result.evaluation)
         more = follow and wait_for_epoch(wanted["run"], known)
     processes.leave()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Rendered, is_base
-from trainer.metrics.models import Clip, Dino
+from trainer.metrics.models import Aesthetic, Clip, Dino
 
 # More training pictures than this change a mean similarity by less than renders differ from seed to seed.
 MOST_TRAINING_PICTURES = 200
@@ -34,8 +34,11 @@ class Pictures:
         trigger: str,
         dino: Dino | None = None,
         losses: Losses = MappingProxyType({}),
+        aesthetic: Aesthetic | None = None,
     ) -> None:
         self.clip = clip
+        self.aesthetic = aesthetic
+        self.folder, self.training_files = Path(folder), _sample(training, MOST_TRAINING_PICTURES)
         self.losses = losses
         self.trigger = trigger
         self.prompts = {prompt.name: prompt for prompt in evaluation.prompts}
@@ -59,7 +62,7 @@ class Pictures:
                 self.tones[cell.file] = tone(image, 256)
                 if dino:
                     self.dino[cell.file] = dino.picture(image)
-        images = (open_picture(path) for path in _sample(training, MOST_TRAINING_PICTURES))
+        images = map(open_picture, self.training_files)
         found = [
             (self._encode(image), tone(image, side), dino.picture(image) if dino else None)
             for image in images
@@ -68,6 +71,14 @@ class Pictures:
         self.training = np.array([feature for feature, _, _ in found])  # [n, d], empty without training pictures
         self.training_tones = np.array([tones for _, tones, _ in found])  # [n, 4]
         self.training_dino = np.array([vector for _, _, vector in found])  # [n, e]
+
+    def image(self, cell: Rendered) -> Image.Image | None:
+        """A cell's picture itself, for a metric that looks at it anew; None where it cannot be read."""
+        return open_picture(self.folder / cell.file)
+
+    def training_images(self) -> Iterator[Image.Image]:
+        """The training pictures that are compared with, as far as they can be read."""
+        return filter(None, map(open_picture, self.training_files))
 
     def _encode(self, image: Image.Image) -> np.ndarray:
         return self.clip.picture(image) if self.clip else describe(image)

@@ -10,8 +10,9 @@ from types import MappingProxyType
 import numpy as np
 
 from trainer.cells import Evaluation, Rendered, Row, is_base
+from trainer.errors import UserError
 from trainer.files import write_json
-from trainer.metrics.models import Clip, Dino
+from trainer.metrics.models import Aesthetic, Clip, Dino
 from trainer.metrics.pictures import Losses, Pictures
 from trainer.metrics.table import METRICS, Metric
 
@@ -25,20 +26,26 @@ def score(
     *,
     dino: Path | None = None,
     losses: Losses = MappingProxyType({}),
+    aesthetic: Path | None = None,
 ) -> None:
     """Fill `scores` of every cell and row of the evaluation and write scores.json into `folder`.
 
     `clip` is a folder with a transformers CLIPModel, its tokenizer and preprocessor_config.json, `dino` one with a
-    DINO or DINOv2 model; `trigger` is taken out of prompts before they are compared with pictures; `losses` are
-    denoising losses of the rows. Cells whose picture is not there yet and training pictures that cannot be read
+    DINO or DINOv2 model, `aesthetic` a predictor's file for that CLIP; `trigger` is taken out of prompts before
+    they are compared with pictures; `losses` are denoising losses of the rows. Cells whose picture is not there yet and training pictures that cannot be read
     are left out. Values are rounded to four digits. Raises UserError when a folder holds no such model.
     """
     folder = Path(folder)
-    models = Clip(Path(clip)) if clip else None, Dino(Path(dino)) if dino else None
-    pictures = Pictures(evaluation, folder, training_pictures, models[0], trigger, models[1], losses)
-    source = f"CLIP ({Path(clip).name})" if clip else "colours and outlines, without CLIP"
-    evaluation.about["Scores from"] = source + (f"; DINO ({Path(dino).name})" if dino else "")
-    there = {"clip": clip, "dino": dino, "losses": losses, "strengths": len(evaluation.strengths) > 1}
+    if aesthetic and not clip:
+        raise UserError("An aesthetic predictor reads what CLIP sees: name the CLIP that it was made for with --clip.")
+    seer, second = Clip(Path(clip)) if clip else None, Dino(Path(dino)) if dino else None
+    judge = Aesthetic(Path(aesthetic), seer) if aesthetic else None
+    pictures = Pictures(evaluation, folder, training_pictures, seer, trigger, second, losses, judge)
+    source = [f"CLIP ({Path(clip).name})" if clip else "colours and outlines, without CLIP"]
+    source += [f"{name} ({Path(path).name})" for name, path in (("DINO", dino), ("marks", aesthetic)) if path]
+    evaluation.about["Scores from"] = "; ".join(source)
+    there = {"clip": clip, "dino": dino, "aesthetic": aesthetic, "losses": losses}
+    there["strengths"] = len(evaluation.strengths) > 1
     there["held_out"] = any("held_out" in row for row in losses.values())
     usable = {name: metric for name, metric in METRICS.items() if not metric.needs or there[metric.needs]}
     for row, cells in _rows(evaluation):

@@ -22,7 +22,7 @@ class Metric:
     better: str  # "higher" | "lower"
     of_picture: Callable[[Pictures, Rendered], float | None] | None = None
     of_row: Callable[[Pictures, list[Rendered]], float | None] | None = None  # None: the mean over its pictures
-    needs: str = ""  # only with "clip" or "dino" models, "losses", "held_out" ones, or several "strengths"
+    needs: str = ""  # only with "clip", "dino" or "aesthetic" models, "losses", "held_out" ones, several "strengths"
 
 
 def likeness(pictures: Pictures, cell: Rendered) -> float | None:
@@ -77,6 +77,11 @@ def dino(pictures: Pictures, cell: Rendered) -> float | None:
     if pictures.leak(cell) or not len(pictures.training_dino):
         return None
     return float((pictures.training_dino @ pictures.dino[cell.file]).mean())
+
+
+def aesthetic(pictures: Pictures, cell: Rendered) -> float | None:
+    """The mark that people would give the picture, from 1 to 10, by a predictor on CLIP's vectors."""
+    return pictures.aesthetic(pictures.features[cell.file])
 
 
 def response(pictures: Pictures, cells: list[Rendered]) -> float | None:
@@ -178,6 +183,15 @@ METRICS: dict[str, Metric] = {
         "higher",
         dino,
         needs="dino",
+    ),
+    "aesthetic": Metric(
+        "Aesthetic",
+        "The mark from 1 to 10 that people who rate pictures would give, according to a predictor that reads CLIP.",
+        "It likes what its raters liked: polished paintings and portraits. Drawings and plain grounds score low "
+        "however good they are, and it knows nothing of your subject. Compare with the base's value.",
+        "higher",
+        aesthetic,
+        needs="aesthetic",
     ),
     "response": Metric(
         "Response",
