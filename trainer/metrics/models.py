@@ -97,8 +97,8 @@ class Aesthetic:
         shapes = [weight.shape for weight, _ in self.layers]
         if not shapes or [width, *(shape[0] for shape in shapes)] != [*(shape[1] for shape in shapes), 1]:
             raise UserError(
-                f"{file} is no aesthetic predictor for this CLIP, whose vectors have {width} numbers: take the one made "
-                "for it, such as sac+logos+ava1-l14-linearMSE.pth for CLIP ViT-L/14."
+                f"{file} is no aesthetic predictor for this CLIP, whose vectors have {width} numbers: take the one "
+                "made for it, such as sac+logos+ava1-l14-linearMSE.pth for CLIP ViT-L/14."
             )
 
     def __call__(self, vector: np.ndarray) -> float:

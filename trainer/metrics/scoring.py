@@ -31,9 +31,10 @@ def score(
     """Fill `scores` of every cell and row of the evaluation and write scores.json into `folder`.
 
     `clip` is a folder with a transformers CLIPModel, its tokenizer and preprocessor_config.json, `dino` one with a
-    DINO or DINOv2 model, `aesthetic` a predictor's file for that CLIP; `trigger` is taken out of prompts before
-    they are compared with pictures; `losses` are denoising losses of the rows. Cells whose picture is not there yet and training pictures that cannot be read
-    are left out. Values are rounded to four digits. Raises UserError when a folder holds no such model.
+    DINO or DINOv2 model, `aesthetic` a predictor's file for that CLIP; `trigger` is taken out of prompts before they
+    are compared with pictures; `losses` are denoising losses of the rows. Cells whose picture is not there yet and
+    training pictures that cannot be read are left out. Values are rounded to four digits. Raises UserError when a
+    folder holds no such model.
     """
     folder = Path(folder)
     if aesthetic and not clip:
