@@ -90,7 +90,8 @@ def model_card(subject: Subject, evaluation: Evaluation | None, grid: str) -> st
         sampling = evaluation.about.get("Sampling", "")
         parts += [f"{_plain(sampling)}. The first row is the base without the LoRA."] if sampling else []
         parts += ["\n".join(f"- {_plain(one.name)}: {_code(one.prompt)}" for one in evaluation.prompts)]
-    parts += ["## Checked", _plain(subject.verification)]
+    checked = subject.verification.removeprefix("Checked: ")
+    parts += ["## Checked", _plain(checked[:1].upper() + checked[1:])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -111,8 +112,8 @@ def _facts(subject: Subject) -> list[tuple[str, str]]:
         ("Trigger word", _code(trigger) if trigger else "none"),
         ("In a prompt", _code(f"<lora:{subject.path.stem}:1>" + f" {trigger}" * bool(trigger))),
         ("Base", f"{TITLES[subject.version]}, {base_name(config.model.base)}"),
-        ("Network", f"{config.adapter.kind}, dim {metadata['ss_network_dim']}, alpha {metadata['ss_network_alpha']}"),
-        ("Trained on", f"{get('ss_num_train_images', '?')} pictures an epoch, {get('ss_resolution', '?')} px"),
+        ("Network", f"{config.adapter.kind}, dim {get('ss_network_dim')}, alpha {float(get('ss_network_alpha')):g}"),
+        ("Trained on", f"{get('ss_num_train_images', '?')} pictures an epoch at {config.data.resolution} px"),
         ("Steps", f"{get('ss_steps', '?')} of {get('ss_max_train_steps', '?')}"),
         ("Optimizer", f"{config.optimizer.name}, learning rate {config.optimizer.learning_rate:g}"),
         ("Hash", _code(get("sshs_model_hash", "")[:12])),
