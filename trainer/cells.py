@@ -334,7 +334,7 @@ def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str, folde
 
 def _styled(texts: tuple[str, str], names: list[str], where: str, folder: Path) -> tuple[str, str]:
     """Prompt and negative prompt with A1111's styles, from a styles.csv beside the prompt set or in this folder."""
-    from trainer.webui.prompt import apply_style, read_styles
+    from trainer.webui.styles import apply_style, read_styles
 
     if not names:
         return texts

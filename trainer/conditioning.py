@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.families import clip
 from trainer.families.base import BaseModel, Conditioning
-from trainer.webui import encode, prompt
+from trainer.webui import chunking, encode, prompt
 
 
 def condition(
@@ -28,7 +28,7 @@ def condition(
     `embeddings`: the vectors of textual inversions for each text encoder, by name; they stand where the name does.
     """
     first = model.tokenizers[0]
-    chunks = prompt.chunks(
+    chunks = chunking.chunks(
         attention,
         lambda text: first(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
         bos=first.bos_token_id,
@@ -50,7 +50,7 @@ def condition(
 
 
 @contextmanager
-def _inverted(model: BaseModel, chunks: list[prompt.Chunk], embeddings: Mapping[str, list[Tensor]]) -> Iterator[None]:
+def _inverted(model: BaseModel, chunks: list[chunking.Chunk], embeddings: Mapping[str, list[Tensor]]) -> Iterator[None]:
     """While inside, the token embeddings at the places of textual inversions are theirs."""
     hooks = []
     for index, encoder in enumerate(model.text_encoders):

@@ -20,9 +20,9 @@ from trainer.axes import Axis
 from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
+from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.examples import Example, as_recorded, load_examples
-from trainer.grid import save_grid
 from trainer.places import Advance, Place, choose_epochs, layout, render_missing, shelf_of
 from trainer.render import Renderer, load_base
 from trainer.run import Epoch, Run

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.cells import Evaluation, is_base
+from trainer.drawing import draw_grid
 from trainer.files import write_json, write_text, write_with
-from trainer.grid import Table, draw_grid, metric_label
+from trainer.grid import Table, metric_label
 from trainer.kohya import Metadata
 from trainer.run import Run
 from trainer.texts import base_name

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from trainer import report
 from trainer.cells import BASE_EPOCH, Evaluation, is_base
+from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.files import write_text
-from trainer.grid import save_grid
 from trainer.recommend import recommend
 from trainer.run import Run
 from trainer.vote import Ballot, Outcome, Pair, Ranking, ranking
