@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo", "vote", "blocks", "axes"}
+CONTRACT |= {"pnginfo", "vote", "preference", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environment", "quantize", "augment"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}

@@ -11,9 +11,10 @@ from trainer.cells import BASE_EPOCH, Evaluation, is_base
 from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.files import write_text
+from trainer.preference import Outcome
 from trainer.recommend import recommend
 from trainer.run import Run
-from trainer.vote import Ballot, Outcome, Pair, Ranking, ranking
+from trainer.vote import Ballot, Pair, Ranking, ranking
 
 KEYS: dict[str, Outcome] = {"1": "left", "2": "right", "0": "tie", "b": "bad"}
 QUESTION = "1 left is better, 2 right, 0 no difference, b both bad, u undo, q stop"
