@@ -21,6 +21,7 @@ class Recorder:
     def __init__(self, run: Run, active: bool = True, listener: Listener | None = None):
         self.run, self.active, self.listener = run, active, listener
         self.progress = Progress()
+        self.note = ""  # said with every state that has no message of its own
         self._state: State = "preparing"
         self._written = 0.0
         self._speed: float | None = None
@@ -74,6 +75,7 @@ class Recorder:
     def _write(self, message: str) -> None:
         if not self.active:
             return
+        message = message or self.note
         self.run.write_status(self._state, message, self.progress)
         self._written = time.time()
         if self.listener:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import streamlit as st
@@ -11,7 +12,7 @@ from studio.language import _, plural
 from studio.text import escape
 from trainer import presets
 from trainer.errors import UserError
-from trainer.run import ACTIVE, Run, Status
+from trainer.run import ACTIVE, COMMANDS, Run, Status
 from trainer.texts import MARKS, duration, file_size
 
 REFRESH = 2.0  # seconds between looks at the run folders while something trains
@@ -247,6 +248,14 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
         if running:
             st.button(_("Save now"), key="save now", on_click=run.request, args=("save",), icon=":material/save:")
             st.button(
+                _("Sample now"),
+                key="sample now",
+                on_click=run.request,
+                args=("sample",),
+                icon=":material/brush:",
+                help=_("Saves at the next step and renders a few prompts with it. Training waits, and ends the same."),
+            )
+            st.button(
                 _("Stop"),
                 key="stop",
                 on_click=run.request,
@@ -282,7 +291,7 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
                 icon=":material/delete:",
                 help=_("To the trash, from where it can be restored."),
             )
-    waiting = [command for command in ("stop", "save") if (run.path / "control" / command).exists()]
+    waiting = [command for command in COMMANDS if (run.path / "control" / command).exists()]
     if running and waiting:
         st.caption(_("Asked to {what}: it obeys at the next step.").format(what=", ".join(map(_, waiting))))
 
@@ -362,16 +371,19 @@ def metrics_of(name: str, size: int) -> list[dict]:
 
 
 def show_samples(run: Run) -> None:
-    """The pictures that were rendered last."""
-    found = [*run.path.glob("evaluations/*/cells/*.png"), *run.path.glob("samples/**/*.png")]
+    """The pictures that were rendered last, by a comparison or because somebody asked for them while it trains."""
+    found = [*run.path.glob("evaluations/*/cells/*.png"), *run.path.glob("samples/*.png")]
     newest = sorted(found, key=lambda path: -path.stat().st_mtime)[:SAMPLES]
-    small = [thumbnail for path in newest if (thumbnail := panels.thumbnail(path, 256))]
+    small = [(path, thumbnail) for path in newest if (thumbnail := panels.thumbnail(path, 256))]
     if not small:
         return
-    st.text(_("Newest pictures"))
+    st.text(_("Newest samples"))
     with st.container(horizontal=True, gap="small"):
-        for path in small:
-            st.image(str(path), width=110, alt=_("Rendered picture"))
+        for path, thumbnail in small:
+            with st.container(width=110, gap="xxsmall"):
+                st.image(str(thumbnail), width="stretch", alt=_("Rendered picture"))
+                if asked := re.match(r"step(\d+)-\d+-(.+)", path.stem):
+                    st.caption(escape(_("step {n}").format(n=int(asked[1])) + f" · {asked[2]}"))
 
 
 def show_epochs(run: Run) -> None:
