@@ -38,17 +38,16 @@ def stamp(folder: Path, ending: str = "") -> tuple[str, str]:
     """
     endings = (*CAPTIONS, *filter(None, [ending.lower()]))
     try:
-        found = images.files(folder, (*images.ENDINGS, *endings))
-        seen = [(path.as_posix(), status.st_mtime_ns, status.st_size) for path in found for status in (path.stat(),)]
+        found = sorted(images.stamps(folder, (*images.ENDINGS, *endings)).items())
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
-    pictures = [entry for entry in seen if not entry[0].endswith(endings)]
-    others = [entry for entry in seen if entry[0].endswith(endings)]
+    pictures = [entry for entry in found if not entry[0].lower().endswith(endings)]
+    others = [entry for entry in found if entry[0].lower().endswith(endings)]
     return _digest(pictures), _digest(others)
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()
+    return hashlib.sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def toybox_bases() -> list[str]:

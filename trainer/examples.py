@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -121,7 +122,8 @@ def _words(picture: Path, root: Path, extension: str = captions.EXTENSION) -> st
     """What the caption file says, or without one kohya's folder name."""
     endings = dict.fromkeys([extension, captions.EXTENSION, ".caption"])
     texts = (captions.caption_of(picture, ending) for ending in endings)
-    return next((text for text in texts if text is not None), named_by_folder(picture, root)[1])
+    said = next((text for text in texts if text is not None), None)
+    return named_by_folder(picture, root)[1] if said is None else said
 
 
 # ── folders ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -142,9 +144,18 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
         config.resolution, min(config.bucket_min, config.resolution), config.bucket_max, config.bucket_step
     )
     usual = config.repeats if role == "training" else 1
+
+    @cache  # many pictures have one size, and one folder
+    def place(width: int, height: int) -> buckets.Placement:
+        return buckets.place(width, height, shapes, upscale=config.upscale, step=config.bucket_step)
+
+    @cache
+    def repeats_in(parent: Path) -> int:
+        return named_by_folder(parent / "any", folder)[0]
+
     found = []
     for picture in index.scan(folder):
-        repeats, _ = named_by_folder(picture.path, folder)
+        repeats = repeats_in(picture.path.parent)
         mask, mask_digest = _mask_of(picture, folder, config) if role == "training" else (None, "")
         found.append(
             Example(
@@ -154,9 +165,7 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
                 width=picture.width,
                 height=picture.height,
                 repeats=(repeats or usual) * times,
-                placement=buckets.place(
-                    picture.width, picture.height, shapes, upscale=config.upscale, step=config.bucket_step
-                ),
+                placement=place(picture.width, picture.height),
                 root=folder,
                 role=role,
                 mask=mask,

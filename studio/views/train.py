@@ -188,7 +188,7 @@ def stamp_of(data: DataConfig) -> tuple:
     return tuple(panels.stamp(folder, data.caption_extension) for folder in folders(data) if folder.is_dir())
 
 
-@st.cache_data(max_entries=20, show_spinner=False)
+@st.cache_resource(max_entries=20, show_spinner=False)  # nobody changes them, and copies of 10,000 take long
 def cached_examples(data: str, stamp: tuple) -> list[Example]:
     """`stamp` makes the answer old when a file changes."""
     return load_examples(DataConfig.model_validate_json(data))

@@ -79,19 +79,24 @@ def check(
     the folder's index, or from `known` as for `images.scan`. Raises UserError only when there is
     no folder or no picture in it.
     """
-    seen = _look(Path(folder), trigger, resolution, step, extension, known)
-    findings = [finding for find in QUESTIONS for finding in find(seen, resolution)]
+    seen = look(Path(folder), trigger, resolution, step, extension, known)
+    return judged(seen, [finding for find in QUESTIONS for finding in find(seen, resolution)])
+
+
+def judged(seen: Folder, findings: list[Finding]) -> Health:
+    """The verdict from what the questions found, in their order."""
     total = len(seen.pictures) + len(seen.broken)
     reasons, score = _judge(findings, total)
     order = {"error": 0, "warning": 1, "hint": 2}
     return Health(score, reasons, sorted(findings, key=lambda finding: order[finding.severity]))
 
 
-def _look(folder: Path, trigger, resolution, step, extension, known) -> Folder:
+def look(folder: Path, trigger: str, resolution: int, step: int, extension: str, known=None, texts=True) -> Folder:
+    """What the questions are asked about; without its captions where `texts` is False."""
     pictures, broken = index.survey(folder) if known is None else images.survey(folder, known=known)
-    texts: dict[Path, str | None] = {}
+    texts, wanted = {}, pictures if texts else []
     unreadable: dict[Path, str] = {}
-    for picture in pictures:
+    for picture in wanted:
         try:
             texts[picture.path] = captions.caption_of(picture.path, extension)
         except UserError as error:
