@@ -10,6 +10,7 @@ import streamlit as st
 
 from studio import jobs, places
 from studio.language import _
+from studio.sentences import said
 from studio.text import escape
 from trainer import toybox
 from trainer.dataset import images
@@ -82,14 +83,14 @@ def show_job(job: jobs.Job | None, key: str, label: str = "") -> bool:
         return False
     state, progress = job.state, job.progress
     if job.active:
-        text = escape(_(progress.text) or label or _("Starting …"))
+        text = escape(said(progress.text) or label or _("Starting …"))
         st.progress(progress.done / progress.total if progress.total else 0.0, text=text + count(progress))
         if st.button(_("Cancel"), key=f"cancel {key}", icon=":material/stop:"):
             job.cancel()
         return True
     if state in ("failed", "lost"):
         words = job.tail(1) if state == "failed" else _("It ended without a word (killed, crash or power cut).")
-        st.error(escape(words.removeprefix("lora-studio: ") or _("It failed without a word.")))
+        st.error(escape(said(words.removeprefix("lora-studio: ")) or _("It failed without a word.")))
         if log := job.tail(40):
             with st.expander(_("Log"), key=f"log {key}"):
                 st.code(log, language=None, wrap_lines=True)

@@ -9,6 +9,7 @@ import streamlit as st
 
 from studio import ballot, comparison, jobs, panels, places, prompt_sets, state
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer import presets
 from trainer.cells import BASE_EPOCH, Evaluation
@@ -177,12 +178,12 @@ def show_recommendation(run: Run, evaluation: Evaluation) -> None:
     text, action = st.columns([3, 1], vertical_alignment="center")
     with text:
         if best:
-            st.info(escape(best.get("reason", "")), icon=":material/star:")
+            st.info(escape(said(best.get("reason", ""))), icon=":material/star:")
         elif evaluation.labels:
             st.caption(_("Scores depend on what each run was trained on: between two runs the blind vote decides."))
-            for key, said in evaluation.about.items():
+            for key, value in evaluation.about.items():
                 if key.startswith("Scores of "):
-                    st.caption(escape(f"{key}: {said}"))
+                    st.caption(escape(f"{key}: {value}"))
         else:
             st.caption(_("The scores do not set one epoch apart: look, and choose by eye."))
     # A second run's epochs are exported from its own comparison.

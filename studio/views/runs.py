@@ -9,6 +9,7 @@ import streamlit as st
 
 from studio import charts, jobs, line, panels, places, state, trash
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer import presets
 from trainer.errors import UserError
@@ -200,15 +201,15 @@ def say_message(run: Run, status: Status, starting: bool) -> None:
     """The run's own words; for what went wrong with the remedy."""
     job = jobs.job_of(run)
     if starting:
-        waits = _(job.progress.text) if job.progress.text else ""
+        waits = said(job.progress.text)
         st.info(escape(waits or _("Starting: loading torch and the base model takes a moment.")))
     elif status.state in ("failed", "interrupted"):
-        st.error(escape(" ".join(filter(None, [status.message, remedy_for(status.message)]))))
+        st.error(escape(" ".join(filter(None, [said(status.message), remedy_for(status.message)]))))
     elif status.state == "queued" and job is not None and job.state in ("failed", "lost"):
-        said = job.tail(1).removeprefix("lora-studio: ")
-        st.error(escape(_("It did not start: {why}").format(why=said or _("the worker ended without a word"))))
+        why = said(job.tail(1).removeprefix("lora-studio: ")) or _("the worker ended without a word")
+        st.error(escape(_("It did not start: {why}").format(why=why)))
     elif status.message:
-        st.caption(escape(status.message))
+        st.caption(escape(said(status.message)))
 
 
 def remedy_for(text: str) -> str:

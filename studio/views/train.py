@@ -9,6 +9,7 @@ import streamlit as st
 
 from studio import forecast, forms, importing, jobs, line, panels, places, state
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer import checks, presets
 from trainer.config import DataConfig, TrainConfig, settings
@@ -220,7 +221,7 @@ def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> boo
     for number, problem in enumerate(problems[:6]):
         say = st.error if problem.severity == "error" else st.warning
         name = _(forms.by_path()[problem.setting].label)
-        say(f"**{escape(name)}**: {escape(problem.reason)}", icon=":material/error:" if say is st.error else None)
+        say(f"**{escape(name)}**: {escape(said(problem.reason))}", icon=":material/error:" if say is st.error else None)
         if problem.suggestion is not None:
             text = _("Set {name} to {value}").format(name=name, value=forms.shown(problem.suggestion))
             st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))
