@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trainer import environment
 from trainer.run import Progress, Run, State
 
 Listener = Callable[[State, str, Progress], None]
@@ -55,6 +56,8 @@ class Recorder:
         self.run.append_metrics({"step": step, **values})
         for name, value in values.items():
             self._writer().add_scalar(name, value, step)
+        rate = next((value for name, value in values.items() if name.startswith("lr/")), None)
+        self.progress = replace(self.progress, learning_rate=values.get("lr/unet", rate))
         loss = values["loss"]
         if math.isfinite(loss):
             before = self.progress.loss
@@ -76,6 +79,8 @@ class Recorder:
         if not self.active:
             return
         message = message or self.note
+        if self._state == "training":
+            self.progress = replace(self.progress, memory=environment.memory_taken())
         self.run.write_status(self._state, message, self.progress)
         self._written = time.time()
         if self.listener:

@@ -51,6 +51,8 @@ class Progress:
     loss: float | None = None  # smoothed
     seconds_per_step: float | None = None
     seconds_left: float | None = None
+    memory: int | None = None  # bytes that the process takes, on the graphics card where it trains on one
+    learning_rate: float | None = None  # of the UNet's LoRA, or whatever is trained first
 
 
 @dataclass(frozen=True)

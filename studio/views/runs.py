@@ -14,7 +14,7 @@ from studio.text import escape
 from trainer import presets
 from trainer.errors import UserError
 from trainer.run import ACTIVE, COMMANDS, Run, Status
-from trainer.texts import MARKS, duration, file_size
+from trainer.texts import MARKS, duration, file_size, size
 
 REFRESH = 2.0  # seconds between looks at the run folders while something trains
 LISTED = 25  # runs in the list before the older ones are folded away
@@ -235,6 +235,8 @@ def show_progress(run: Run, status: Status) -> None:
         _("Speed"): f"{progress.seconds_per_step:.2f} s/step" if progress.seconds_per_step else "–",
         _("Time left"): duration(left) if left and status.state in ACTIVE else "–",
         _("Loss"): f"{progress.loss:.4f}" if progress.loss is not None else "–",
+        _("Learning rate"): f"{progress.learning_rate:.2g}" if progress.learning_rate is not None else "–",
+        _("Memory"): size(progress.memory) if progress.memory else "–",
     }
     with st.container(horizontal=True, gap="large"):
         for label, value in figures.items():

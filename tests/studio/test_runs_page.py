@@ -40,10 +40,12 @@ def test_a_dead_trainer_is_shown_as_interrupted_and_can_be_resumed(open_page, wo
 
 def test_a_living_trainer_shows_its_progress_and_obeys(open_page, words):
     run = make("moss", "training")
+    figures = Progress(epoch=1, epochs=3, step=4, steps=12, memory=5_800_000_000, learning_rate=1e-4)
+    run.write_status("training", "", figures)
     with run.lock():
         page = open_page("runs")
         text = words(page)
-        assert "training" in text and "4/12" in text
+        assert "training" in text and "4/12" in text and "5.8 GB" in text and "0.0001" in text
         for command in COMMANDS:
             page.button(key=command if command == "stop" else f"{command} now").click().run()
             assert run.take_request(command)
