@@ -32,6 +32,18 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
         st.space("small")
 
 
+def popover(key: str, label: str, icon: str):
+    """A popover that `close` shuts once what it asks for has begun: otherwise it would hide the progress."""
+    if st.session_state.pop(f"close {key}", False):
+        st.session_state[f"popover {key}"] = False
+    return st.popover(label, icon=icon, width="stretch", key=f"popover {key}", on_change="rerun")
+
+
+def close(key: str) -> None:
+    """In the next run of the page."""
+    st.session_state[f"close {key}"] = True
+
+
 def stamp(folder: Path, ending: str = "") -> tuple[str, str]:
     """Changes whenever a picture (first) or caption (second) of the folder does: what cached answers are keyed by.
 

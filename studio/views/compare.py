@@ -39,7 +39,7 @@ def main() -> None:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         run = runs[state.select(_("Run"), "run", trained)]
-    with right, st.popover(_("Render …"), width="stretch", icon=":material/brush:"):
+    with right, panels.popover("render", _("Render …"), icon=":material/brush:"):
         ask_render(run, {name: runs[name] for name in trained if name != run.name})
     job = jobs.latest("evaluate", run.name)
     st.fragment(watch, run_every=REFRESH if job and job.active else None)(run.name, "evaluate", _("Rendering"))
@@ -108,6 +108,7 @@ def render(run: Run, prompts: str, epochs: list[int], strengths: str, seeds: str
     if epochs:
         arguments.append("--epochs=" + ",".join(map(str, sorted(epochs))))
     jobs.start("evaluate", *arguments, *beside, *panels.clip_option(), subject=run.name)
+    panels.close("render")
     st.rerun()
 
 
@@ -191,7 +192,7 @@ def show_recommendation(run: Run, evaluation: Evaluation) -> None:
     with action:
         if best.get("epoch") in epochs:
             export_button(run, best["epoch"], "export best", best.get("strength", 1.0))
-        with st.popover(_("Export another …") if best else _("Export …"), width="stretch", icon=":material/ios_share:"):
+        with panels.popover("export", _("Export another …") if best else _("Export …"), icon=":material/ios_share:"):
             ask_export(run, epochs, best.get("epoch"))
     st.fragment(watch_export, run_every=REFRESH if exporting(run) else None)(run.name)
 
@@ -218,6 +219,7 @@ def start_export(run: Run, epoch: int, name: str, strength: float = 1.0, replace
     if strength != 1.0:
         arguments.append(f"--strength={strength:g}")
     jobs.start("export", *arguments, subject=run.name)
+    panels.close("export")
     st.rerun()
 
 

@@ -43,32 +43,6 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_from_captions_to_a_finished_run(page, settle, workplace):
-    tiny.base_folder(workplace / "models" / "tiny", "sd15")
-    (workplace / "presets").mkdir()
-    (workplace / "presets" / "a-tiny.toml").write_text(PRESET)
-    with served(workplace) as studio:
-        page.goto(f"{studio}/train")
-        settle(page)
-        page.get_by_role("combobox", name="Preset").click()
-        page.get_by_role("option", name="a-tiny").click()
-        page.get_by_text("5 pictures × 1 repeat × 2 epochs").wait_for()
-        page.get_by_role("button", name="Start training").click()
-        page.wait_for_url("**/runs*")
-        page.get_by_text("finished", exact=True).first.wait_for()
-        (run,) = find_runs()
-        assert run.status.state == "finished" and len(run.epochs()) == 2
-
-        page.reload()
-        settle(page)
-        page.get_by_text(run.name).first.wait_for()
-        page.get_by_role("button", name="Delete").click()
-        page.get_by_text("No runs yet").wait_for()
-        page.get_by_role("button", name="Trash (1)").click()
-        page.get_by_role("button", name="Restore").click()
-        page.get_by_text("finished", exact=True).first.wait_for()
-
-
 def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, until, workplace):
     folder = workplace / "datasets" / "moss"
     captions.write_captions(folder, {folder / "00.txt": "moss, <img src=x onerror=alert(1)>, hat"}, "test")
@@ -171,30 +145,42 @@ def test_a_run_is_watched_sampled_killed_resumed_and_stopped(page, settle, until
         "evaluation.prompts": "prompts.toml", "evaluation.steps": 1,
     }  # fmt: skip
     run = Run.create(presets.layer(values))
+
+    def state(word: str):
+        return page.get_by_text(word, exact=True).first
+
     with served(workplace) as studio:
         page.goto(f"{studio}/runs")
-        badge = page.get_by_test_id("stMarkdownBadge")
-        page.get_by_role("button", name="Start").click()
-        badge.get_by_text("training").wait_for()
+        page.get_by_role("button", name="Start", exact=True).click()
+        state("training").wait_for()
         page.get_by_role("button", name="Sample now").click()
         page.get_by_text("· face").wait_for()
         page.reload()  # and everything is as it was
-        badge.get_by_text("training").wait_for()
+        state("training").wait_for()
         page.get_by_text("· face").wait_for()
         assert run.is_locked()
 
         page.get_by_role("button", name="Kill").click()
         page.get_by_role("button", name="Kill it now").click()
-        badge.get_by_text("interrupted").wait_for()
+        state("interrupted").wait_for()
         assert run.status.state == "interrupted"
         page.get_by_role("button", name="Resume").click()
-        badge.get_by_text("training").wait_for()
+        state("training").wait_for()
         page.get_by_role("button", name="Stop").click()
-        badge.get_by_text("stopped").wait_for()
+        state("stopped").wait_for()
         assert run.status.state == "stopped" and run.status.progress.step > 0
         page.get_by_role("button", name="Resume").click()
-        badge.get_by_text("finished").wait_for()
+        state("finished").wait_for()
         assert len(run.epochs()) == 2 and run.status.progress.step == run.status.progress.steps
+
+        page.reload()
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_text("No runs yet").wait_for()
+        assert find_runs() == []
+        page.get_by_role("button", name="Trash (1)").click()
+        page.get_by_role("button", name="Restore").click()
+        state("finished").wait_for()
+        assert [one.name for one in find_runs()] == [run.name]
 
 
 KOHYA = {"pretrained_model_name_or_path": "x", "network_dim": 12, "network_alpha": 6, "epoch": 7, "train_batch_size": 3}
