@@ -7,7 +7,6 @@ samples/
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import kohya, presets
+from trainer import environment, kohya, presets
 from trainer.cells import BASE_EPOCH, Cell, read_prompts
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -91,8 +90,6 @@ def _aside(modules: list[torch.nn.Module], device: torch.device) -> Iterator[Non
             module.to("cpu")
         yield
     finally:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        environment.release_memory()
         for module in there:
             module.to(device)
