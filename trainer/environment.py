@@ -50,6 +50,15 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def memory_taken() -> int:
+    """Bytes that this process holds: of the graphics card's memory, else of the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved()
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
 def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """A tensor of the host on the device. A GPU fetches it from pinned memory when its work is that far: the host goes
     on at once, and has the next kernels ready before the device asks."""

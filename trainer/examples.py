@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -138,7 +139,8 @@ def _words(picture: Path, root: Path, extension: str = captions.EXTENSION) -> st
     """What the caption file says, or without one kohya's folder name."""
     endings = dict.fromkeys([extension, captions.EXTENSION, ".caption"])
     texts = (captions.caption_of(picture, ending) for ending in endings)
-    return next((text for text in texts if text is not None), named_by_folder(picture, root)[1])
+    said = next((text for text in texts if text is not None), None)
+    return named_by_folder(picture, root)[1] if said is None else said
 
 
 # ── folders ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,6 +161,15 @@ def _load(folder: Path, times: float, config: DataConfig, role: Role) -> list[Ex
         config.resolution, min(config.bucket_min, config.resolution), config.bucket_max, config.bucket_step
     )
     usual = config.repeats if role == "training" else 1
+
+    @cache  # many pictures have one size, and one folder
+    def place(width: int, height: int) -> buckets.Placement:
+        return buckets.place(width, height, shapes, upscale=config.upscale, step=config.bucket_step)
+
+    @cache
+    def repeats(parent: Path) -> int:
+        return repeats_in(parent, folder, usual, times)
+
     found = []
     for picture in index.scan(folder):
         mask, mask_digest = _mask_of(picture, folder, config) if role == "training" else (None, "")
@@ -169,10 +180,8 @@ def _load(folder: Path, times: float, config: DataConfig, role: Role) -> list[Ex
                 caption=_caption(_words(picture.path, folder, config.caption_extension), config, role),
                 width=picture.width,
                 height=picture.height,
-                repeats=repeats_in(picture.path.parent, folder, usual, times),
-                placement=buckets.place(
-                    picture.width, picture.height, shapes, upscale=config.upscale, step=config.bucket_step
-                ),
+                repeats=repeats(picture.path.parent),
+                placement=place(picture.width, picture.height),
                 root=folder,
                 role=role,
                 mask=mask,

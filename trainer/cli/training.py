@@ -1,4 +1,4 @@
-"""Training: train, resume, stop, status."""
+"""Training: train, resume, stop, sample, status."""
 
 from __future__ import annotations
 
@@ -199,6 +199,17 @@ def stop(run: RunArgument):
         return
     found.request("stop")
     console.print(f"{plain(found.name)} will save its state and stop at the next step.")
+
+
+@app.command()
+def sample(run: RunArgument):
+    """Ask a run that trains for a few pictures of what it has learned so far."""
+    found = Run.open(run)
+    if not found.is_locked():
+        console.print(f"{plain(found.name)} is not running ({found.status.state}); `evaluate` renders its epochs.")
+        return
+    found.request("sample")
+    console.print(f"{plain(found.name)} will render into {plain(str(found.path / 'samples'))} at the next step.")
 
 
 @app.command()

@@ -310,8 +310,9 @@ def _encodings(seen: Folder, _) -> list[Finding]:
 
 
 def _orphans(seen: Folder, _) -> list[Finding]:
-    owned = {seen.caption_file(file.path) for file in [*seen.pictures, *seen.broken]}
-    lost = [path for path in images.files(seen.path, {seen.sidecars}) if path not in owned] if seen.sidecars else []
+    owned = {str(seen.caption_file(file.path)) for file in [*seen.pictures, *seen.broken]}
+    there = sorted(images.stamps(seen.path, {seen.sidecars})) if seen.sidecars else []
+    lost = [Path(name) for name in there if name not in owned]
     remedy = "Rename it after its picture, or remove it"
     return [
         Finding("orphan", "hint", path, f"{shown(path.name)} belongs to no picture of that name", remedy)
@@ -337,6 +338,9 @@ QUESTIONS: tuple[Callable[[Folder, int], list[Finding]], ...] = (
     _encodings,
     _orphans,
 )
+
+OF_CAPTIONS = frozenset((_captions, _shared_captions, _wording, _balance, _encodings, _orphans))
+"""The questions whose answers change with the captions; those of the others change with the pictures alone."""
 
 
 def _groups(items, key) -> dict:

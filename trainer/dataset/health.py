@@ -85,30 +85,35 @@ def check(
     With `faces` every picture is looked through for faces. `progress` gets (done, total), for faces once more. Raises
     UserError only when there is no folder or no picture in it, and for one file of all captions that cannot be read.
     """
-    seen = _look(Path(folder), trigger, resolution, step, format, known, progress)
+    seen = look(Path(folder), trigger, resolution, step, format, known, progress)
     if faces:
         seen = replace(seen, faces=dict(_faces_in(seen.pictures, faces, progress)))
-    findings = [finding for find in QUESTIONS for finding in find(seen, resolution)]
+    return judged(seen, [finding for find in QUESTIONS for finding in find(seen, resolution)])
+
+
+def judged(seen: Folder, findings: list[Finding]) -> Health:
+    """The verdict from what the questions found, in their order."""
     total = len(seen.pictures) + len(seen.broken)
     reasons, score = _judge(findings, total)
     order = {"error": 0, "warning": 1, "hint": 2}
     return Health(score, reasons, sorted(findings, key=lambda finding: order[finding.severity]))
 
 
-def _look(folder: Path, trigger, resolution, step, format, known, progress) -> Folder:
+def look(folder: Path, trigger, resolution, step, format, known=None, progress=None, texts=True) -> Folder:
+    """What the questions are asked about; without its captions where `texts` is False."""
     pictures, broken = index.survey(folder, progress=progress) if known is None else images.survey(folder, known=known)
-    texts: dict[Path, str | None] = {}
+    found: dict[Path, str | None] = {}
     unreadable: dict[Path, str] = {}
-    if format not in formats.SIDECARS:
-        texts = formats.read(folder, [picture.path for picture in pictures], format)
-    for picture in pictures if format in formats.SIDECARS else ():
+    if texts and format not in formats.SIDECARS:
+        found = formats.read(folder, [picture.path for picture in pictures], format)
+    for picture in pictures if texts and format in formats.SIDECARS else ():
         try:
-            texts[picture.path] = captions.caption_of(picture.path, formats.SIDECARS[format])
+            found[picture.path] = captions.caption_of(picture.path, formats.SIDECARS[format])
         except UserError as error:
             unreadable[picture.path] = str(error)
     sizes = buckets.make_buckets(resolution, step=step)
     placements = {p.path: buckets.place(p.width, p.height, sizes, step=step) for p in pictures}
-    return Folder(folder, pictures, broken, texts, unreadable, trigger, format, placements)
+    return Folder(folder, pictures, broken, found, unreadable, trigger, format, placements)
 
 
 def _faces_in(pictures: Sequence[Picture], faces: Faces, progress) -> Iterator[tuple[Path, list[Face]]]:
