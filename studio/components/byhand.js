@@ -254,6 +254,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   stage.onpointerdown = begin;
   stage.onpointermove = moved;
   stage.onpointerup = stage.onpointercancel = end;
+  // No long-press menu, and no fling after a stroke that would swallow the next tap.
+  stage.addEventListener("touchstart", event => event.preventDefault(), { passive: false });
   stage.onpointerleave = () => { ring.style.display = "none"; };
 
   // ── controls ─────────────────────────────────────────────────────────────────────────────────────────
