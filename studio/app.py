@@ -1,5 +1,6 @@
 """The studio's entrance: `lora-studio ui`. Sets the page up and hands over to the pages."""
 
+import gc
 from pathlib import Path
 
 import streamlit as st
@@ -19,6 +20,8 @@ DARK = """<style>
 [data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"]:hover { color: #06121b; }
 </style>"""
 
+# Of ten thousand pictures there are a million small objects, and the usual 700 new ones start a look through them.
+gc.set_threshold(50_000, 20, 100)
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
 language.choose()
 pages = [

@@ -73,7 +73,8 @@ def notify(text: str) -> None:
 
 
 def show_notice() -> None:
+    from studio.sentences import said
     from studio.text import escape
 
     if text := st.session_state.pop(NOTICE, ""):
-        st.toast(escape(text))
+        st.toast(escape(said(text)))

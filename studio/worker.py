@@ -36,6 +36,8 @@ WAITING = "Waiting for the device"
 
 
 def main(folder: Path, arguments: list[str]) -> int:
+    # A studio that a script started in the background ignores Ctrl-C, and what it starts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with FileLock(folder / "lock", timeout=0):
         (folder / "pid").write_text(str(os.getpid()))
         threading.Thread(target=_obey, args=(folder / "stop",), daemon=True).start()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from trainer import blocks
 from trainer.config import TrainConfig
 from trainer.dataset import masks
+from trainer.dataset.names import count as counted
 from trainer.errors import UserError, nearest
 from trainer.examples import Example, trained
 from trainer.schedules import SCHEDULES
@@ -210,8 +211,9 @@ def batch_larger_than_bucket(config: TrainConfig, examples: list[Example]) -> It
         counts[bucket] = counts.get(bucket, 0) + example.repeats
     for bucket, count in sorted(counts.items()):
         if count < config.loop.batch_size:
+            pictures = counted(count, "picture")
             reason = (
-                f"bucket {bucket[0]}×{bucket[1]} holds {count} picture{'s' * (count > 1)}, fewer than the batch of "
+                f"bucket {bucket[0]}×{bucket[1]} holds {pictures}, fewer than the batch of "
                 f"{config.loop.batch_size}: it is trained in a smaller batch, nothing is left out."
             )
             yield Problem("loop.batch_size", "warning", reason)

@@ -1,4 +1,4 @@
-"""Writes that are either whole or not there: temp file in the same folder, fsync, rename."""
+"""Writes that are either whole or not there (temp file in the same folder, fsync, rename), and quiet reading."""
 
 import errno
 import json
@@ -88,3 +88,17 @@ def _explain(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path} cannot be written ({error.strerror}): choose a folder that you may write to.")
     return UserError(f"{path} could not be written: {error.strerror or error}.")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bar for each part: loading takes seconds, and our own bars say where it stands."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -69,8 +69,8 @@ def recommend(rows: Sequence[Row], votes: Ranking | None = None) -> dict[str, An
     best = _by_scores([row for row in rows if (row.epoch, row.strength) not in lost])
     if best and lost:
         out = sorted({epoch for epoch, _ in lost})
-        names = "epoch" if len(out) == 1 else "epochs"
-        best["reason"] = f"{best['reason'][:-1]}; your {votes.votes} votes rule out {names} {_listed(out)}."
+        names = f"epoch {out[0]}" if len(out) == 1 else f"epochs {_listed(out)}"
+        best["reason"] = f"{best['reason']} Your {votes.votes} votes rule out {names}."
     return best
 
 
@@ -81,9 +81,9 @@ def _voted(votes: Ranking, scored: dict[str, Any] | None) -> dict[str, Any]:
     agree = scored is not None and scored["epoch"] == epoch
     reason = f"preferred in your blind vote of {votes.votes} pairs ({votes.sure:.0%} sure)"
     if agree:
-        reason += "; the scores agree"
+        reason = f"{reason}; the scores agree"
     elif scored is not None:
-        reason += f"; by the scores alone it would be epoch {scored['epoch']}"
+        reason = f"{reason}; by the scores alone it would be epoch {scored['epoch']}"
     return _answer(epoch, strength, several, reason)
 
 
@@ -214,8 +214,8 @@ def _earliest_of_the_best(candidates: list[_Candidate], noise: float) -> _Candid
 
 
 def _answer(epoch: int, strength: float, several: bool, reason: str) -> dict[str, Any]:
-    name = f"Epoch {epoch} at {strength:g}" if several else f"Epoch {epoch}"
-    return {"epoch": epoch, "strength": strength, "reason": f"{name}: {reason}."}
+    sentence = f"Epoch {epoch} at {strength:g}: {reason}." if several else f"Epoch {epoch}: {reason}."
+    return {"epoch": epoch, "strength": strength, "reason": sentence}
 
 
 def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:
@@ -239,7 +239,7 @@ def _what_gets_worse(best: _Candidate, later: list[_Candidate]) -> list[str]:
     """The two worst things that happen after the chosen epoch, in words, most costly first."""
     bleed = _worst(later, "bleed")
     changes = [
-        (BLEED_COST * (bleed - best.bleed), 0.05, f"bleed {_times(best.bleed, bleed)}"),
+        (BLEED_COST * (bleed - best.bleed), 0.05, _bleed(best.bleed, bleed)),
         (SAMENESS_COST * (_worst(later, "sameness") - best.sameness), 0.06, "pictures repeat themselves"),
         (BURN_COST * (_worst(later, "burn") - best.burn), 0.1, "colours burn"),
         (best.gain - min(one.gain for one in later), 0.15, "likeness falls"),
@@ -253,13 +253,15 @@ def _worst(candidates: list[_Candidate], name: str) -> float:
     return max(values, default=math.nan)
 
 
-def _times(before: float, after: float) -> str:
+def _bleed(before: float, after: float) -> str:
     if not before > 0.02:  # a fiftieth of the usual difference between two pictures is none
-        return "sets in"
+        return "bleed sets in"
     times = after / before
-    words = ((3.5, f"grows {times:.0f}-fold" if math.isfinite(times) else ""), (2.5, "triples"), (1.75, "doubles"))
-    return next((word for least, word in words if times >= least), "grows")
+    many = f"bleed grows {times:.0f}-fold" if math.isfinite(times) else ""
+    words = ((3.5, many), (2.5, "bleed triples"), (1.75, "bleed doubles"))
+    return next((word for least, word in words if times >= least), "bleed grows")
 
 
 def _and(parts: list[str]) -> str:
-    return " and ".join(parts)
+    one, *other = parts
+    return f"{one} and {other[0]}" if other else one

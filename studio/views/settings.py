@@ -82,9 +82,9 @@ def show_folders() -> None:
         places.PRESETS: _("presets and prompt sets of your own"),
     }
     for folder, about in known.items():
-        with st.container(horizontal=True, gap="small"):
-            st.text(f"{folder}/", width=110)
-            st.caption(about)
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.text(f"{folder}/", width=80)
+            st.caption(about, width=250)
 
 
 def ask_models() -> None:

@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 from comparisons import make_comparison
 from PIL import Image
-from trainees import draw_pictures
+from trainees import draw_pictures, make_run
 
 from studio import comparison, jobs
 from trainer import presets
 from trainer.cells import Evaluation
 from trainer.dataset import captions
+from trainer.loop import train
 from trainer.run import Run
 
 
@@ -32,7 +34,35 @@ def test_home_over_nothing(open_page, words):
 def test_home_lists_the_runs(open_page, words):
     make_comparison()
     text = words(open_page("home"))
-    assert "1 of 1 runs" in text and "finished" in text
+    assert "2 of 2 epochs · ★ 2" in text and "finished" in text
+
+
+def test_home_shows_how_far_the_pictures_have_come(open_page, words, here):
+    draw_pictures(here / "datasets" / "fern")
+    (here / "datasets" / "fern" / "00.txt").unlink()
+    text = words(open_page("home"))
+    assert "fern: 5 pictures, 4 with a caption" in text and "no run yet" in text and "none yet" in text
+    run = make_run(here, tiny.base_folder(here / "base", "sd15"), data__folder="datasets/fern", name="fern")
+    train(run)
+    lora = here / "models" / "fern.safetensors"
+    lora.parent.mkdir()
+    lora.write_bytes(run.epoch_path(2).read_bytes())
+    draw_pictures(here / "datasets" / "ivy")  # another project, which is not mixed in
+    page = open_page("home")
+    text = words(page)
+    assert "finished · 2 epochs" in text and "not rendered yet" in text and "\nfern\n" in text
+    other = words(page.selectbox(key="select dataset").select("ivy").run())
+    assert "ivy: 5 pictures, 5 with a caption" in other and "no run yet" in other and "none yet" in other
+
+
+def test_home_walks_through_what_the_demo_made(open_page, words, here):
+    job = here / ".studio" / "jobs" / "2026-11-22_010101-demo"
+    job.mkdir(parents=True)
+    (job / "job.json").write_text('{"arguments": ["demo"], "subject": "", "started": 0}')
+    (job / "result.json").write_text('{"code": 0}')
+    page = open_page("home")
+    links = [link.proto.page for link in page.get("page_link") if link.proto.label[0].isdigit()]
+    assert links == ["dataset", "runs", "compare", "library"]
 
 
 def opened(page, key: str) -> None:

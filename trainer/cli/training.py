@@ -1,18 +1,16 @@
-"""Training: train, resume, stop, status."""
+"""Training: train, resume, stop, sample, status."""
 
 from __future__ import annotations
 
 import json
-import os
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from trainer import presets
-from trainer.cli.app import RunArgument, app
+from trainer.cli.app import RunArgument, app, once
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.run import Run, find_runs
@@ -26,8 +24,6 @@ DataOption = Annotated[str, typer.Option(help="The folder with pictures and capt
 NameOption = Annotated[str, typer.Option(help="Name of the LoRA; the data folder's name if left out.")]
 TriggerOption = Annotated[str, typer.Option(help="Trigger word; the first tag that all captions share if left out.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: adapter.rank=16.")]
-
-Result = TypeVar("Result")
 
 
 @app.command()
@@ -56,7 +52,7 @@ def estimate(
     name: NameOption = "",
     trigger: TriggerOption = "",
     set_: SetOption = None,
-    memory: Annotated[float, typer.Option(min=0, help="Hold it against a device with this many GB instead.")] = 0,
+    memory: Annotated[float, typer.Option(min=0, help="Hold it against a card with this many GB instead.")] = 0,
     probe: Annotated[bool, typer.Option(help="Take two real steps first, and correct the figures with them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in one line.")] = False,
 ):
@@ -68,8 +64,9 @@ def estimate(
         taken, peak = estimates.probe(config, examples_of(config))
     if probe and not as_json:
         console.print(f"Two real steps: {taken:.2f} s for the second, at most {size(peak)} of memory.")
-    found = estimates.estimate(config, examples_of(config), round(memory * 1e9))
-    change = None if found.fits else estimates.cheapest_change(config, examples_of, found.capacity)
+    card = "cuda" if memory else ""
+    found = estimates.estimate(config, examples_of(config), round(memory * 1e9), card)
+    change = None if found.fits else estimates.cheapest_change(config, examples_of, found.capacity, card)
     if as_json:
         print(json.dumps({**found.as_json(), "change": change and {"set": change[0], **change[1].as_json()}}))
         return
@@ -121,7 +118,7 @@ def configure(preset: str, base: str, data: str, name: str, trigger: str, overri
 
 def start(config: TrainConfig) -> Run:
     """Check, show the plan, make the run folder and train in this process."""
-    run = Run(_once(lambda: _prepare(config)))
+    run = Run(once(lambda: _prepare(config)))
     work(run)
     return run
 
@@ -141,15 +138,6 @@ def _prepare(config: TrainConfig) -> Path:
     run = Run.create(config)
     console.print(f"Run [bold]{plain(str(run.path))}[/]")
     return run.path
-
-
-def _once(look: Callable[[], Result]) -> Result:
-    """Under `accelerate launch` the main process alone looks, prints and makes folders; the others are told."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return look()
-    from trainer.processes import on_main
-
-    return on_main(look)
 
 
 def foretell(config: TrainConfig, examples) -> None:
@@ -197,7 +185,7 @@ def resume(run: RunArgument):
             return None
         return found.path
 
-    path = _once(unfinished)
+    path = once(unfinished)
     if path is not None:
         work(Run(path))
 
@@ -211,6 +199,17 @@ def stop(run: RunArgument):
         return
     found.request("stop")
     console.print(f"{plain(found.name)} will save its state and stop at the next step.")
+
+
+@app.command()
+def sample(run: RunArgument):
+    """Ask a run that trains for a few pictures of what it has learned so far."""
+    found = Run.open(run)
+    if not found.is_locked():
+        console.print(f"{plain(found.name)} is not running ({found.status.state}); `evaluate` renders its epochs.")
+        return
+    found.request("sample")
+    console.print(f"{plain(found.name)} will render into {plain(str(found.path / 'samples'))} at the next step.")
 
 
 @app.command()

@@ -19,7 +19,8 @@ class DataConfig(Part):
     more_folders: tuple[str, ...] = setting(
         (),
         label="More folders",
-        help="Further folders, parted by commas. *3 after one makes its pictures count three times: datasets/hats*3.",
+        help="Further folders, parted by commas. *3 after one makes its pictures count three times: datasets/hats*3. "
+        "*0.5 halves their repeats.",
     )
     regularisation: str = setting(
         "",

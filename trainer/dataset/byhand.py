@@ -16,6 +16,8 @@ from trainer.errors import UserError, nearest
 
 SMALLEST = 8
 """px; a side below this is not even one pixel of the latents."""
+ELSEWHERE = "-masklabel"
+"""What OneTrainer puts behind the name of a picture to name its mask."""
 
 
 def crop(
@@ -34,8 +36,18 @@ def crop(
     a box that leaves its picture, a broken picture, and a target that is there already.
     """
     folder, to = Path(folder), Path(to)
-    recipe = prepare.Recipe()
-    prepare.check(folder, to, recipe)
+    chosen = check(folder, to, boxes, others=others)
+    wanted = {folder / name: tuple(map(int, box)) for name, box in boxes.items()}
+
+    def cut(picture: Picture, image: Image.Image) -> Box:
+        return wanted.get(picture.path) or (0, 0, *image.size)
+
+    return prepare.fill(chosen, folder, to, prepare.Recipe(), cut, progress=progress)
+
+
+def check(folder: Path, to: Path, boxes: Mapping[str, Box], *, others: bool = True) -> list[Picture]:
+    """The pictures that `crop` would write; raises what it would raise."""
+    prepare.check(folder, to, prepare.Recipe())
     pictures = {picture.path.relative_to(folder).as_posix(): picture for picture in index.scan(folder)}
     if not boxes:
         raise UserError("There is no box to crop to: draw one on a picture first.")
@@ -43,13 +55,7 @@ def crop(
         if name not in pictures:
             raise UserError(f"There is no picture '{shown(name)}' in {shown(folder)}: {nearest(name, pictures)}")
         _check(box, name, pictures[name].width, pictures[name].height)
-    wanted = {pictures[name].path: tuple(map(int, box)) for name, box in boxes.items()}
-
-    def cut(picture: Picture, image: Image.Image) -> Box:
-        return wanted.get(picture.path) or (0, 0, *image.size)
-
-    chosen = [picture for picture in pictures.values() if others or picture.path in wanted]
-    return prepare.fill(chosen, folder, to, recipe, cut, progress=progress)
+    return [picture for name, picture in pictures.items() if others or name in boxes]
 
 
 def check_box(folder: Path, name: str, box: Box) -> None:
@@ -64,7 +70,34 @@ def paint_mask(folder: Path, name: str, mask: Image.Image) -> Path:
     the same shape. The old mask goes to the folder's journal, so `aside.undo` brings it back. Raises UserError for a
     name that is no picture of the folder, a mask of another shape, and one without any white.
     """
-    folder = Path(folder)
+    target, content = _painted(Path(folder), name, mask)
+    Journal(folder).write({target: content}, f"mask {Path(name).name}")
+    return target
+
+
+def take_masks(folder: Path, source: Path, *, dry_run: bool = False) -> list[Path]:
+    """Masks that another program painted, for `paint_mask` all at once; returns the files.
+
+    `source` holds them under the relative names of the pictures (`a/cat.png` for `a/cat.jpg`), or as OneTrainer names
+    them (`a/cat-masklabel.png`). Raises UserError, before anything is written, as `paint_mask` does, for masks without
+    a picture, and when there is none.
+    """
+    folder, source = Path(folder), Path(source)
+    stems = {path.relative_to(folder).with_suffix("").as_posix(): path for path in images.some(folder)}
+    changes: dict[Path, bytes | None] = {}
+    for path in images.some(source):
+        stem = path.relative_to(source).with_suffix("").as_posix().removesuffix(ELSEWHERE)
+        if stem not in stems:
+            raise UserError(f"The mask {shown(path)} is for no picture of {shown(folder)}: {nearest(stem, stems)}")
+        name = stems[stem].relative_to(folder).as_posix()
+        target, changes[target] = _painted(folder, name, images.open_rgb(path))
+    if not dry_run:
+        Journal(folder).write(changes, f"masks from {source.name}")
+    return list(changes)
+
+
+def _painted(folder: Path, name: str, mask: Image.Image) -> tuple[Path, bytes]:
+    """(where the mask belongs, what the file says)."""
     picture = find(folder, name)
     target = masks.path(folder, picture)
     twin = next((p for p in images.find(folder) if p != picture and masks.path(folder, p) == target), None)
@@ -88,8 +121,7 @@ def paint_mask(folder: Path, name: str, mask: Image.Image) -> Path:
         )
     content = io.BytesIO()
     grey.save(content, format="PNG", optimize=True)
-    Journal(folder).write({target: content.getvalue()}, f"mask {picture.name}")
-    return target
+    return target, content.getvalue()
 
 
 def remove_mask(folder: Path, name: str) -> bool:

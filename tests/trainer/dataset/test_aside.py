@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 
+import detectors
 import pytest
 from PIL import Image
 
 from trainer.dataset import aside, captions, fixes, health, images
+from trainer.dataset.faces import Faces
 from trainer.errors import UserError
 
 
@@ -169,6 +171,8 @@ def make(folder, kind):
     elif kind == "caption shared":
         noise.save(folder / "c.jpg")
         big = folder / "c.png"  # the second one is the one to rename
+    elif kind == "small face":
+        detectors.scene((1280, 1280), (960, 192), 100).save(big)
     elif kind == "small":
         big = folder / "sub/b.png"
     elif kind == "odd colours":
@@ -180,28 +184,34 @@ def make(folder, kind):
         text = {"empty caption": "", "trigger missing": "hat", "long caption": "moss" + ", hat" * 80}.get(kind)
         if kind == "caption unreadable":
             (folder / "big.txt").write_bytes(b"\xe9")
+        elif kind == "encodings":
+            (folder / "big.txt").write_bytes("größer\r\n".encode("utf-16"))
         elif text is not None:
             (folder / "big.txt").write_text(text)
     return big
 
 
 @pytest.mark.parametrize("kind", fixes.FIXES)
-def test_every_fix_mends_what_it_is_for_and_is_undone(folder, kind):
+def test_every_fix_mends_what_it_is_for_and_is_undone(folder, tmp_path, kind):
     trouble = make(folder, kind)
     before = bytes_of(folder)
     resolution = 128 if kind == "cropped" else 512
 
+    faces = Faces(str(detectors.yolo(tmp_path / "face.onnx"))) if kind == "small face" else None
+
     def found():
         trigger = "moss" if kind == "trigger missing" else ""
-        report = health.check(folder, trigger=trigger, resolution=resolution)
+        report = health.check(folder, trigger=trigger, resolution=resolution, faces=faces)
         either = kind in ("near duplicate", "duplicate")  # of two that are alike, either may go
         return [finding for finding in report.findings if finding.kind == kind and (either or finding.file == trouble)]
 
     assert found()
-    repair = fixes.plan(kind, found(), fixes.Settings(trigger="moss", resolution=resolution))
+    repair = fixes.plan(kind, found(), fixes.Settings(trigger="moss", resolution=resolution, faces=faces))
     assert bytes_of(folder) == before  # a plan is only a plan
     fixes.apply(folder, repair)
     assert not found() and bytes_of(folder) != before
+    if kind == "encodings":
+        assert (folder / "big.txt").read_bytes() == "größer\r\n".encode()
     aside.undo(folder)
     assert bytes_of(folder) == before
 
