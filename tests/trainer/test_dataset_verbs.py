@@ -71,6 +71,13 @@ def test_edit_and_undo(folder):
     assert run("undo", folder, "--dry-run")["operation"] == "absorb"
     assert run("undo", folder)["operation"] == "absorb" and run("undo", folder)["files"] == ["3.txt"]
     assert bytes_of(folder) == before and run("undo", folder)["operation"] == ""
+    assert run("redo", folder, "--dry-run")["files"] == ["3.txt"] and bytes_of(folder) == before
+    assert run("redo", folder)["files"] == ["3.txt"] and bytes_of(folder) != before
+    while run("redo", folder)["operation"]:
+        pass
+    while run("undo", folder)["operation"]:
+        pass
+    assert bytes_of(folder) == before
 
 
 def test_convert(folder):

@@ -183,11 +183,28 @@ def undo(
     from trainer.dataset import aside
 
     name, touched = aside.newest(folder) if dry_run else aside.undo(folder, force=force)
+    _tell(folder, name, touched, "undo", "Would take back" if dry_run else "Took back", dry_run, as_json)
+
+
+@dataset.command()
+def redo(
+    folder: Folder,
+    force: Annotated[bool, typer.Option("--force", help="Also where captions were changed by hand since.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+):
+    """Do again what `undo` took back last, as long as nothing new was done."""
+    from trainer.dataset import aside
+
+    name, touched = aside.redoable(folder) if dry_run else aside.redo(folder, force=force)
+    _tell(folder, name, touched, "redo", "Would do again" if dry_run else "Did again", dry_run, as_json)
+
+
+def _tell(folder: Path, name: str, touched: list[Path], what: str, verb: str, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"operation": name, "files": [_name(folder, path) for path in touched], "dry_run": dry_run})
         return
-    verb = "Would take back" if dry_run else "Took back"
-    console.print(plain(f"{verb} '{name}': {len(touched)} files." if name else "There is nothing to undo."))
+    console.print(plain(f"{verb} '{name}': {len(touched)} files." if name else f"There is nothing to {what}."))
 
 
 @dataset.command()
