@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 import sys
 import time
@@ -55,6 +56,15 @@ def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def release_memory() -> None:
+    """Give back what is no longer used: glibc keeps much of it for itself otherwise, and torch what lay on a GPU."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class Figure:
@@ -131,15 +141,6 @@ def _folder(examples: list[Example]):
     from trainer.kohya import FolderFacts
 
     return FolderFacts(len(examples), examples[0].repeats, sum(example.repeats for example in examples))
-
-
-def trim_heap() -> None:
-    """Give memory that was freed back to the system. glibc keeps a hole between blocks that are still in use; what the
-    text encoders and the VAE leave behind is as large as a step needs, and would be taken a second time."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):
-        return  # another C library: it does as it does
 
 
 def use_attention(unet, name: str) -> str:

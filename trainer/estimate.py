@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -13,11 +12,12 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from trainer import environment, kohya, presets
+from trainer import environment, presets
 from trainer.config import TrainConfig
 from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
 from trainer.examples import Example, count_steps
+from trainer.families.checkpoint_file import MAP
 from trainer.files import write_json
 from trainer.loop import CACHE
 from trainer.run import Run
@@ -28,7 +28,6 @@ DRIVER = 600_000_000  # of a CUDA context with cuBLAS' and cuDNN's workspaces
 METADATA = 6_000  # of a LoRA file with a few dozen tags, bytes
 # What allocators hold beyond what is alive; see benchmarks/RESULTS.md for how far off the estimates are with it.
 SLACK = 1.05
-STORED = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}  # as safetensors spells them
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,15 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     weights = parts["unet"] + parts["vae"] + texts + program
     steps, _ = count_steps(examples, config) if examples else (0, 0)
     file = _file_size(config, shapes)
+    # Beside the loaded UNet, the piece of the file that is being read, or its layers that are packed already.
+    packed = parts["unet"] if config.model.quantize != "none" else 0
     pixels = sum(_area(example.placement.bucket) for example in examples)
     total = cost.flops * config.loop.gradient_accumulation
     return Estimate(
         device=_name(device),
         capacity=capacity or _capacity(device),
         training=training,
-        loading=0 if device == "cuda" else program + texts + dummy.unpacked + _beside(dummy),
+        loading=0 if device == "cuda" else program + texts + dummy.unpacked + max(MAP, packed),
         # On a card of its own memory only the part at work lies there before the first step.
         caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
@@ -163,30 +164,6 @@ def _file_size(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) -> int:
     return 8 + len(json.dumps(header, separators=(",", ":"))) + end + METADATA
 
 
-def _beside(dummy: Dummy) -> int:
-    """Bytes that lie beside the loaded UNet while its numbers are turned into others: the mapped file, which stays
-    until the last of them is read, or the packed layers."""
-    packed = dummy.parts["unet"] if dummy.config.model.quantize != "none" else 0
-    path = Path(dummy.model.path)
-    files = [path] if path.is_file() else _unet_files(path)
-    stored = sum(file.stat().st_size for file in files)
-    return max(packed, stored if _is_converted(files, stored, dummy) else 0)
-
-
-def _unet_files(path: Path) -> list[Path]:
-    """Those of a diffusers folder that are loaded: half-precision copies only where there is nothing else."""
-    found = sorted(path.glob("unet/*.safetensors"))
-    return [file for file in found if ".fp16" not in file.name] or found
-
-
-def _is_converted(files: list[Path], stored: int, dummy: Dummy) -> bool:
-    """Whether the file holds other numbers than the run computes with: numbers of the same width are told apart too."""
-    if all(file.suffix == ".safetensors" for file in files):
-        kinds = Counter(kind for file in files for kind in kohya.read_header(file).dtypes.values())
-        return bool(kinds) and kinds.most_common(1)[0][0] != STORED[dummy.config.model.precision]
-    return abs(stored - dummy.unpacked) > 0.02 * stored
-
-
 @lru_cache
 def _program(device: str) -> int:
     """Bytes that are taken before any model is there; asked once, for counting takes memory too."""
@@ -201,7 +178,7 @@ def _program(device: str) -> int:
     for dtype in (torch.float32, torch.bfloat16):
         side = torch.ones(256, 256, dtype=dtype, requires_grad=True)
         (side @ side).sum().backward()
-    environment.trim_heap()  # what counting took and freed
+    environment.release_memory()  # what counting took and freed
     return resident()
 
 

@@ -6,7 +6,6 @@ stop, and everything random is drawn from (seed, epoch, place), so the resumed r
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import time
@@ -123,10 +122,7 @@ class Trainer:
     def _give_up(self, *modules: torch.nn.Module) -> None:
         for module in modules:
             module.to("meta")
-        gc.collect()
-        environment.trim_heap()
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+        environment.release_memory()
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""

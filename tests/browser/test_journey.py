@@ -6,6 +6,7 @@ from comparisons import make_comparison
 from serving import served
 from trainees import draw_pictures
 
+from studio import preferences
 from trainer import vote
 from trainer.dataset import captions
 from trainer.run import find_runs
@@ -64,6 +65,8 @@ def test_from_captions_to_a_finished_run(browser, page, settle, workplace):
 def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplace):
     folder = workplace / "datasets" / "moss"
     captions.write_captions(folder, {folder / "00.txt": "moss, <img src=x onerror=alert(1)>, hat"}, "test")
+    (workplace / "tags.csv").write_text('blue_hair,0,900,"cyan_hair"\n')
+    preferences.save(preferences.Preferences(tag_list=str(workplace / "tags.csv")))
     with served(workplace) as studio:
         page.goto(f"{studio}/dataset")
         settle(page)
@@ -83,6 +86,18 @@ def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplac
         page.wait_for_timeout(500)
         settle(page)
         assert "onerror" in captions.caption_of(folder / "01.png")
+        # Behind them a list of known tags on this machine, by another name of the tag.
+        box = second.get_by_role("textbox")
+        box.press_sequentially("cyan")
+        second.get_by_role("option").get_by_text("blue hair").wait_for()
+        box.press("ArrowDown")
+        box.press("Enter")
+        page.wait_for_timeout(500)
+        settle(page)
+        assert captions.split(captions.caption_of(folder / "01.png"))[-1] == "blue hair"
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_text("Took back “edit 01").wait_for()
+        settle(page)
         second.focus()
         page.keyboard.press("ArrowRight")
         assert "02.png" in page.evaluate(ACTIVE)

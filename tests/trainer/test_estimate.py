@@ -1,13 +1,11 @@
 """What a run takes, foretold: held against the same run in earnest on tiny bases."""
 
 import platform
-import shutil
 import sys
 
 import pytest
 import torch
 import trainees
-from safetensors.torch import load_file, save_file
 from torch.utils._pytree import tree_leaves
 
 from trainer import __main__ as command_line
@@ -69,24 +67,20 @@ def test_what_was_freed_between_blocks_goes_back_to_the_system():
     kept = blocks[::2]
     del blocks
     before = estimates.resident()
-    environment.trim_heap()
+    environment.release_memory()
     assert before - estimates.resident() > 60_000_000 and len(kept) == 400
 
 
-@pytest.mark.parametrize(("stored", "precision", "twice"), [("fp16", "bf16", True), ("bf16", "bf16", False)])
-def test_a_file_stays_mapped_while_its_numbers_are_changed(stored, precision, twice, folders, tmp_path):
-    """Also where both kinds of number are of the same width."""
-    folder = tmp_path / "base"
-    shutil.copytree(folders["sd15"], folder)
-    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    tensors = {key: value.to(environment.DTYPES[stored]) for key, value in load_file(file).items()}
-    save_file(tensors, file)
-    save_file(tensors, file.with_suffix(".fp16.safetensors"))  # a second copy, which is not loaded
-    settings = settings_for(folder, model__precision=precision, adapter__text_encoder=False)
-    found = estimate(settings, [])
-    held = found.training["program and driver"] + found.training["UNet"]
-    texts = Dummy(settings).parts["text_encoder"]
-    assert found.loading - held - texts == (file.stat().st_size if twice else 0)
+def test_beside_a_loaded_unet_lies_a_piece_of_its_file_or_its_packed_layers(folders, monkeypatch):
+    def beside(**changes) -> int:
+        settings = settings_for(folders["sd15"], adapter__text_encoder=False, **changes)
+        found, dummy = estimate(settings, []), Dummy(settings)
+        return found.loading - found.training["program and driver"] - dummy.unpacked - dummy.parts["text_encoder"]
+
+    assert beside() == beside(model__quantize="fp8") == estimates.MAP
+    monkeypatch.setattr(estimates, "MAP", 1)
+    assert beside() == 1
+    assert beside(model__quantize="fp8") == Dummy(settings_for(folders["sd15"], model__quantize="fp8")).parts["unet"]
 
 
 def test_another_card_is_counted_without_what_main_memory_holds(folders):
