@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,12 @@ def full_bf16_without_bf16(config: TrainConfig, examples: list[Example]) -> Iter
     if config.model.full_bf16 and config.model.precision != "bf16":
         reason = f"the LoRA's weights cannot be bf16 while the base computes in {config.model.precision}."
         yield Problem("model.precision", "error", reason, "bf16")
+
+
+def attention_that_is_not_there(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    if config.model.attention == "xformers" and find_spec("xformers") is None:
+        reason = "xformers is not installed, so attention would run on torch's own SDPA all the same."
+        yield Problem("model.attention", "warning", reason, "auto")
 
 
 def missing_start(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
@@ -302,6 +309,7 @@ RULES: list[Rule] = [
     unused_by_this_kind,
     unreadable_blocks,
     full_bf16_without_bf16,
+    attention_that_is_not_there,
     missing_start,
     average_of_averages,
     learning_rate_of_one,

@@ -1,6 +1,7 @@
 """What is said before a run: each rule where it should speak, with a value that silences it, and nowhere else."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ CASES = [  # rule, settings and pictures with which it speaks, what it speaks of
         {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": True}, MANY,
     ),
     (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
+    *[
+        (checks.attention_that_is_not_there, {"model__attention": "xformers"}, MANY, "model.attention", {}, MANY)
+    ] * (find_spec("xformers") is None),
 ]  # fmt: skip
 
 

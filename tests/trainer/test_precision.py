@@ -1,5 +1,8 @@
 """A base in fewer bits, a VAE that overflows, weights in bf16, compiled code, and what is let go of after caching."""
 
+import functools
+import shutil
+
 import pytest
 import torch
 import trainees
@@ -11,6 +14,7 @@ from test_kinds import config_of, learned
 from trainer import environment, families, quantize
 from trainer.adapters import Adapter
 from trainer.batches import cache_latents
+from trainer.config import AdapterConfig
 from trainer.errors import UserError
 from trainer.examples import load_examples
 from trainer.loop import Trainer
@@ -186,7 +190,71 @@ def test_full_bf16_trains_the_weights_in_bf16(trainer):
     assert {weight.dtype for weight in trainer(model__precision="bf16").adapter.parameters()} == {torch.float32}
 
 
-def test_compiled_code_computes_the_same(trainer, monkeypatch):
+def test_a_compiled_run_has_the_same_losses(trainer, folders, tmp_path, monkeypatch):
+    """The whole step through torch.compile's graphs, forward and backward; only the making of C++ is left out."""
+    from diffusers import UNet2DConditionModel
+
+    base = shutil.copytree(folders["sd15"], tmp_path / "small")
+    UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32,),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        cross_attention_dim=64,
+        attention_head_dim=8,
+    ).save_pretrained(base / "unet")
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    losses, graphs = {}, {}
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        root = tmp_path / str(compiled)
+        pictures = trainees.draw_pictures(root / "one", trainees.SIZES[:1])
+        small = {"model__base": str(base), "data__folder": str(pictures), "loop__batch_size": 1, "data__repeats": 3}
+        made = trainer(model__compile=compiled, **small)
+        made.train()
+        losses[compiled] = [entry["loss"] for entry in made.run.metrics()]
+        graphs[compiled] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        assert not torch._dynamo.utils.counters["graph_break"]
+    assert graphs == {False: 0, True: 2}  # the probe's graph, and one for the one size of pictures
+    assert len(losses[True]) == 3 and losses[True] == pytest.approx(losses[False], rel=1e-5)
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile makes C++ for a CPU, and there is no compiler")
+def test_compiled_code_computes_the_same(folders):
+    """A block with a LoRA that has learned: what it says and its gradients, in code that was built for it."""
+    model = families.load(str(folders["sd15"]))
+    adapter = Adapter.attach(model, AdapterConfig(rank=2, alpha=2, only="MID", text_encoder=False), seed=0)
+    learned(adapter)
+    block = model.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    block.device = model.unet.device
+    x, words = torch.randn(1, 4, 64), torch.randn(1, 8, 64)
+
+    def said():
+        answer = block(x, encoder_hidden_states=words)
+        answer.square().sum().backward()
+        gradients = {key: weight.grad for key, weight in adapter.named_parameters() if weight.grad is not None}
+        for weight in adapter.parameters():
+            weight.grad = None
+        return answer, gradients
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    (answer, gradients), why = said(), environment.use_compile(block)
+    assert not why and len(gradients) == 8
+    compiled, compiled_gradients = said()
+    # The probe of use_compile, the block forward and the block backward.
+    assert (
+        torch._dynamo.utils.counters["inductor"]["fxgraph_cache_miss"]
+        + (torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"])
+        >= 2
+    )
+    assert torch.allclose(compiled, answer, atol=1e-5)
+    assert all(torch.allclose(value, gradients[key], atol=1e-4) for key, value in compiled_gradients.items())
+
+
+def test_each_size_of_pictures_is_compiled_for_itself(trainer, monkeypatch):
     calls = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: calls.append((type(module), options)))
     made = trainer(model__compile=True)
