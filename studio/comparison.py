@@ -11,7 +11,7 @@ import streamlit as st
 from studio import charts, panels
 from studio.language import _
 from studio.text import escape
-from trainer.cells import BASE_EPOCH, Evaluation, Prompt, Rendered
+from trainer.cells import Evaluation, Prompt, Rendered, is_base
 from trainer.grid import Table, metric_label, row_label
 
 THUMBNAIL = 256  # longest side of a picture in the grid, px
@@ -50,7 +50,7 @@ def show_grid(evaluation: Evaluation, folder: Path) -> None:
     table = Table(evaluation, strength, seed)
     rows = [head(table)]
     for epoch in table.epochs:
-        best = epoch != BASE_EPOCH and table.recommended(epoch, strength)
+        best = not is_base(epoch) and table.recommended(epoch, strength)
         label, note = named(evaluation, epoch)
         rows.append(row(table, folder, epoch, strength, seed, label + " ★" * best, note, best))
     draw(rows)
@@ -59,13 +59,13 @@ def show_grid(evaluation: Evaluation, folder: Path) -> None:
 def named(evaluation: Evaluation, epoch: int) -> tuple[str, str]:
     """What a row is called in the reader's language: a name and what is said beneath it."""
     name, note = row_label(epoch, evaluation.labels)
-    known = epoch != BASE_EPOCH and epoch not in evaluation.labels
+    known = not is_base(epoch) and epoch not in evaluation.labels
     return _("epoch {n}").format(n=epoch) if known else _(name), _(note)
 
 
 def show_strengths(evaluation: Evaluation, folder: Path) -> None:
     """One epoch at every strength that was rendered."""
-    epochs = [number for number in evaluation.epochs if number != BASE_EPOCH]
+    epochs = [number for number in evaluation.epochs if not is_base(number)]
     best = evaluation.recommended or {}
     with st.container(horizontal=True):
         epoch = st.selectbox(
@@ -78,7 +78,8 @@ def show_strengths(evaluation: Evaluation, folder: Path) -> None:
         )
         seed = choose_seed(evaluation, "strength seed")
     table = Table(evaluation, None, seed)
-    rows = [head(table), row(table, folder, BASE_EPOCH, 1.0, seed, *named(evaluation, BASE_EPOCH), False)]
+    base = evaluation.base_of(epoch)
+    rows = [head(table), row(table, folder, base, 1.0, seed, *named(evaluation, base), False)]
     for strength in evaluation.strengths:
         chosen = table.recommended(epoch, strength)
         rows.append(row(table, folder, epoch, strength, seed, f"× {strength:g}" + " ★" * chosen, "", chosen))
@@ -98,7 +99,7 @@ def show_scores(evaluation: Evaluation) -> None:
             rows = [
                 {**place(evaluation, one.epoch), "strength": one.strength, "score": one.scores[name]}
                 for one in evaluation.rows
-                if one.epoch != BASE_EPOCH and one.scores.get(name) is not None
+                if not is_base(one.epoch) and one.scores.get(name) is not None
             ]
             text, better = metric_label(name)
             with st.container():
@@ -162,7 +163,7 @@ def row(table: Table, folder: Path, epoch: int, strength: float, seed: int, labe
         seeds = table.seeds(prompt)
         shown = table.cell(prompt, epoch, strength, seed if seed in seeds else seeds[0]) if seeds else None
         cells.append(f"<td>{picture(shown, prompt, folder)}</td>")
-    scores = table.scores(epoch, strength if epoch != BASE_EPOCH else 1.0)
+    scores = table.scores(epoch, 1.0 if is_base(epoch) else strength)
     for metric in table.metrics():
         cells.append(f'<td class="score">{score(table, metric, scores.get(metric))}</td>')
     return f'<tr class="{"best" if best else ""}">{"".join(cells)}</tr>'

@@ -76,8 +76,9 @@ def _device(folder: Path) -> Iterator[None]:
 def _run(arguments: list[str]) -> int:
     """The command in this process; its exit code."""
     sys.argv = ["lora-studio", *arguments]
-    # Besides the trainer's commands: TensorBoard, and what starts the runs that wait.
-    module = {"tensorboard": "tensorboard.main", "line": "studio.line"}.get(arguments[0], "trainer")
+    # Besides the trainer's commands: TensorBoard, what starts the runs that wait, and crops drawn by hand.
+    others = {"tensorboard": "tensorboard.main", "line": "studio.line", "crop": "studio.cutting"}
+    module = others.get(arguments[0], "trainer")
     try:
         if module == "trainer":
             runpy.run_module(module, run_name="__main__", alter_sys=True)

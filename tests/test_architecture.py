@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo", "vote", "blocks", "axes"}
+CONTRACT |= {"pnginfo", "vote", "preference", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
-COMPONENTS |= {"grid", "report", "recommend", "environment", "quantize", "augment"}
+COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environment", "quantize", "augment"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "basecheck", "hires", "denoising"}
-STORIES |= {"costs", "estimate", "lifetime", "sampling"}
+STORIES |= {"costs", "estimate", "lifetime", "places", "sidecars", "sampling"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",
@@ -25,6 +25,9 @@ ALLOWED = {
     ("report", "grid"): "the report is the grid in another form: same table",
     ("report", "metrics"): "labels of the scores",
     ("grid", "metrics"): "labels of the scores",
+    ("drawing", "grid"): "draws its rows and columns",
+    ("drawing", "lettering"): "writes into pictures",
+    ("drawing", "metrics"): "opens pictures as they were measured",
     ("conditioning", "families"): "text encoders and tokenizers of a BaseModel",
     ("stack", "families"): "a LoRA sits on a BaseModel",
     ("stack", "kohya"): "reads LoRA files",

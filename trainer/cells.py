@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ from trainer.errors import UserError, nearest
 from trainer.files import write_json
 
 BASE_EPOCH = 0  # the row without any LoRA
+SECOND_BASE = -1  # that of a second run on another base
 MOST_SEED = 2**63 - 1  # TOML's integers end there; A1111's own seeds are below 2**32
 DRAWN_SEED = -1  # A1111's "random"
+NOISE_SOURCES = ("NV", "CPU", "GPU")
+EMPHASES = ("Original", "No norm", "Ignore", "None")
+
+
+def is_base(epoch: int) -> bool:
+    """Whether a row's number is that of a base."""
+    return epoch <= BASE_EPOCH
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,10 @@ class Hires:
     upscaler: str = "Latent"
     denoise: float = 0.7
     steps: int = 0  # 0: as many as the first pass
-    sampler: str = ""  # "": the first pass's
+    sampler: str = ""  # this and the following, where they are empty: the first pass's
+    prompt: str = ""
+    negative: str = ""
+    cfg_scale: float = 0.0
 
     def sizes(self, width: int, height: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """(the size to upscale to, the size that is kept of it) for a first pass of this size, in px.
@@ -68,12 +79,21 @@ class Prompt:
     steps: int | None = None
     cfg_scale: float | None = None
     clip_skip: int | None = None
+    noise_source: str | None = None  # see NOISE_SOURCES
+    ensd: int | None = None  # what is drawn after the initial noise comes from the seed plus this
+    eta: float | None = None  # how much noise a step adds, of what the sampler has by itself
+    emphasis: str | None = None  # see EMPHASES
     hires: Hires | None = None
     leak: bool = False  # asks for something *without* the trigger word: shows what bled into everything else
 
     def __post_init__(self):
         if isinstance(self.hires, dict):  # as it comes from JSON and TOML
             object.__setattr__(self, "hires", Hires(**self.hires))
+
+    @property
+    def texts(self) -> list[str]:
+        """All that is read as prompts and negative prompts."""
+        return [self.prompt, self.negative, *((self.hires.prompt, self.hires.negative) if self.hires else ())]
 
 
 @dataclass(frozen=True)
@@ -95,6 +115,24 @@ class Cell:
     lora: str = ""  # hash of the epoch's tensors; empty for the base row
     hires: Hires | None = None
     files: tuple[tuple[str, str, str], ...] = ()  # (kind, name, hash) of whatever else the prompt names
+    noise_source: str = "NV"
+    ensd: int = 0
+    eta: float | None = None  # None: what the sampler has in A1111
+    emphasis: str = "Original"
+
+    @property
+    def second_pass(self) -> Cell:
+        """The cell as the hires fix's pass reads it: with that one's words and CFG scale, where it has its own."""
+        if self.hires is None:
+            return self
+        own = {"prompt": self.hires.prompt, "negative": self.hires.negative, "cfg_scale": self.hires.cfg_scale}
+        return replace(self, **{name: value for name, value in own.items() if value})
+
+    @property
+    def texts(self) -> list[str]:
+        """All that is read as prompts and negative prompts."""
+        second = self.second_pass
+        return list(dict.fromkeys([self.prompt, self.negative, second.prompt, second.negative]))
 
     @property
     def key(self) -> str:
@@ -105,10 +143,24 @@ class Cell:
         if not self.lora:
             del values["strength"]
         # What a cell does not have is not part of its name, so that pictures outlive new fields.
-        for later in ("hires", "files"):
-            if not values[later]:
-                del values[later]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(_without_later(values, Cell), sort_keys=True).encode()).hexdigest()[:16]
+
+
+# Fields that came after there were pictures: where they hold their defaults, they are in no name and no drawn seed.
+_LATER = {"hires", "files", "noise_source", "ensd", "eta", "emphasis"}
+_LATER_HIRES = {"prompt", "negative", "cfg_scale"}
+
+
+def _without_later(values: dict[str, Any], kind: type) -> dict[str, Any]:
+    """A cell's or a prompt's fields without those of `_LATER` that are at their defaults."""
+    if values["hires"]:
+        values["hires"] = _unlike(values["hires"], Hires, _LATER_HIRES)
+    return _unlike(values, kind, _LATER)
+
+
+def _unlike(values: dict[str, Any], kind: type, later: set[str]) -> dict[str, Any]:
+    defaults = {one.name: one.default for one in fields(kind)}
+    return {name: value for name, value in values.items() if name not in later or value != defaults[name]}
 
 
 @dataclass
@@ -149,8 +201,13 @@ class Evaluation:
     recommended: dict[str, Any] | None = None  # {"epoch": 6, "strength": 1.0, "reason": "…"}
     settings: str = ""  # the run's config.toml
     rendering: dict[str, Any] = field(default_factory=dict)  # the [evaluation] settings it was rendered under
-    # Rows of a second run: their number here -> what they are called. They follow the first run's numbers.
+    # Rows of a second run: their number here -> what they are called. Epochs follow the first run's numbers; the
+    # base has a row of its own, SECOND_BASE, where it is another one.
     labels: dict[int, str] = field(default_factory=dict)
+
+    def base_of(self, epoch: int) -> int:
+        """The base row that a row is held against: its own run's, where that is there."""
+        return SECOND_BASE if epoch in self.labels and SECOND_BASE in self.epochs else BASE_EPOCH
 
     def save(self, folder: Path) -> Path:
         return write_json(Path(folder) / "evaluation.json", asdict(self))
@@ -220,6 +277,10 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "steps": (lambda value: _whole(value) and 1 <= value <= 150, "a whole number from 1 to 150"),
     "cfg_scale": (lambda value: _number(value) and 1 <= value <= 30, "a number from 1 to 30"),
     "clip_skip": (lambda value: _whole(value) and 1 <= value <= 12, "a whole number from 1 to 12"),
+    "noise_source": (lambda value: value in NOISE_SOURCES, f"one of {', '.join(NOISE_SOURCES)}"),
+    "ensd": (lambda value: _whole(value) and 0 <= value < 2**32, "a whole number from 0, such as 31337"),
+    "eta": (lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1"),
+    "emphasis": (lambda value: value in EMPHASES, f"one of {', '.join(EMPHASES)}"),
     "styles": (
         lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
         'a list of names from styles.csv, such as ["photo"]',
@@ -236,6 +297,12 @@ HIRES_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "denoise": (lambda value: _number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "steps": (lambda value: _whole(value) and 0 <= value <= 150, "a whole number from 0 (as the first pass) to 150"),
     "sampler": _TEXT,
+    "prompt": _TEXT,
+    "negative": _TEXT,
+    "cfg_scale": (
+        lambda value: value == 0 or (_number(value) and 1 <= value <= 30),
+        "a number from 1 to 30, or 0 for the first pass's",
+    ),
 }
 
 
@@ -256,15 +323,18 @@ def _prompt(entry: dict[str, Any], where: str, trigger: str, subject: str, folde
     for table in (entry, entry.get("hires", {})):
         require_sampler(table.get("sampler", ""), where)
     styles = entry.pop("styles", [])
-    texts = _styled((entry["prompt"], entry.get("negative", "")), styles, where, folder)
-    texts = {key: _fill(text, trigger, subject) for key, text in zip(("prompt", "negative"), texts)}
-    prompt = Prompt(**{**entry, **texts})
+    for table in (entry, entry.get("hires", {})):
+        texts = _styled((table.get("prompt", ""), table.get("negative", "")), styles, where, folder)
+        filled = zip(("prompt", "negative"), (_fill(text, trigger, subject) for text in texts))
+        # Words that the hires fix does not have are the first pass's, styles and all.
+        table |= {key: text for key, text in filled if table is entry or table.get(key)}
+    prompt = Prompt(**entry)
     return replace(prompt, seed=_drawn_seed(prompt)) if prompt.seed == DRAWN_SEED else prompt
 
 
 def _styled(texts: tuple[str, str], names: list[str], where: str, folder: Path) -> tuple[str, str]:
     """Prompt and negative prompt with A1111's styles, from a styles.csv beside the prompt set or in this folder."""
-    from trainer.webui.prompt import apply_style, read_styles
+    from trainer.webui.styles import apply_style, read_styles
 
     if not names:
         return texts
@@ -301,9 +371,7 @@ def require_sampler(name: str, where: str) -> None:
 
 def _drawn_seed(prompt: Prompt) -> int:
     """A seed below 2**32 from what the prompt asks for; its name is a label and decides nothing."""
-    values = {**asdict(prompt), "name": None, "leak": None}
-    if not prompt.hires:
-        del values["hires"]  # seeds drawn before there was one stay what they were
+    values = _without_later({**asdict(prompt), "name": None, "leak": None}, Prompt)
     content = json.dumps(values, sort_keys=True)
     return int(hashlib.sha256(content.encode()).hexdigest()[:8], 16)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trainer.families import clip
 from trainer.families.base import BaseModel, Conditioning
-from trainer.webui import encode, prompt
+from trainer.webui import chunking, encode, prompt
 
 
 def condition(
@@ -20,13 +20,15 @@ def condition(
     attention: prompt.Attention,
     clip_skip: int,
     embeddings: Mapping[str, list[Tensor]] = MappingProxyType({}),
+    emphasis: str = "Original",
 ) -> Conditioning:
     """Text with weights -> conditioning [1, 77·n, D], each text encoder's states weighted on their own.
 
+    `emphasis`: a key of `encode.EMPHASIS`.
     `embeddings`: the vectors of textual inversions for each text encoder, by name; they stand where the name does.
     """
     first = model.tokenizers[0]
-    chunks = prompt.chunks(
+    chunks = chunking.chunks(
         attention,
         lambda text: first(text, add_special_tokens=False, truncation=False, verbose=False).input_ids,
         bos=first.bos_token_id,
@@ -43,12 +45,12 @@ def condition(
         return said
     widths = [encoder.config.hidden_size for encoder in model.text_encoders]
     parts = said.hidden.view(len(chunks), -1, said.hidden.shape[-1]).split(widths, dim=-1)
-    weighted = torch.cat([encode.emphasize(part, chunks) for part in parts], dim=-1)
+    weighted = torch.cat([encode.emphasize(part, chunks, emphasis) for part in parts], dim=-1)
     return Conditioning(encode.join(weighted), said.pooled)
 
 
 @contextmanager
-def _inverted(model: BaseModel, chunks: list[prompt.Chunk], embeddings: Mapping[str, list[Tensor]]) -> Iterator[None]:
+def _inverted(model: BaseModel, chunks: list[chunking.Chunk], embeddings: Mapping[str, list[Tensor]]) -> Iterator[None]:
     """While inside, the token embeddings at the places of textual inversions are theirs."""
     hooks = []
     for index, encoder in enumerate(model.text_encoders):

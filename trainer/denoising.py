@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainer import processes
 from trainer.augment import Variant, load_pixels
 from trainer.examples import Example
 from trainer.families.base import BaseModel, Conditioning
@@ -57,22 +58,31 @@ def measure(
 ) -> dict[tuple[int, float], dict[str, float]]:
     """(epoch, strength) -> {name: mean squared error} for each set of `pictures` ({"training": …}).
 
-    At most `count` of a set are used, evenly spread.
+    At most `count` of a set are used, evenly spread. Several processes share the rows; the first one writes.
     """
-    known = _known(to / FILE)
+    known = processes.on_main(lambda: _known(to / FILE))
+    samples = {name: samples_of(examples, count) for name, examples in pictures.items()}
+    keys = {(name, row): _key(renderer.model, row, samples[name], clip_skip) for name in samples for row in rows}
+    missing = list({key: place for place, key in keys.items() if key not in known}.items())
+    latents: dict[str, dict[str, Tensor]] = {}
+    for key, (name, row) in processes.shares(missing)[0]:
+        if name not in latents:
+            latents = {name: _latents(renderer.model, samples[name])}  # of one set at a time
+        loras = () if row.lora is None else (Lora(row.lora, row.strength, row.strength),)
+        known[key] = _loss(renderer, loras, samples[name], latents[name], clip_skip)
+        _write(to, known)
+    if missing:
+        known = processes.merged(known)
+        _write(to, known)
     found: dict[tuple[int, float], dict[str, float]] = {}
-    for name, examples in pictures.items():
-        samples = samples_of(examples, count)
-        latents = None
-        for row in rows:
-            key = _key(renderer.model, row, samples, clip_skip)
-            if key not in known:
-                latents = latents or _latents(renderer.model, samples)
-                loras = () if row.lora is None else (Lora(row.lora, row.strength, row.strength),)
-                known[key] = _loss(renderer, loras, samples, latents, clip_skip)
-                write_json(to / FILE, known)
-            found.setdefault((row.epoch, row.strength), {})[name] = known[key]
+    for (name, row), key in keys.items():
+        found.setdefault((row.epoch, row.strength), {})[name] = known[key]
     return found
+
+
+def _write(to: Path, known: dict[str, float]) -> None:
+    if processes.is_main():
+        write_json(to / FILE, known)
 
 
 def samples_of(examples: Sequence[Example], count: int) -> list[Sample]:

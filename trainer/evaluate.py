@@ -6,51 +6,34 @@ picture is missing are rendered, so a stopped comparison goes on where it was an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import gc
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainer import axes, denoising, environment, kohya, metrics, presets, report, toybox, upscalers
+from trainer import axes, denoising, environment, metrics, presets, processes, report, toybox
 from trainer.axes import Axis
-from trainer.cells import BASE_EPOCH, Cell, Evaluation, Prompt, Rendered, read_prompts
+from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.dataset import images
+from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.examples import Example, as_recorded, load_examples
-from trainer.files import write_bytes
-from trainer.grid import save_grid
-from trainer.render import Renderer, infotext_of, load_base
+from trainer.places import Advance, Place, choose_epochs, layout, render_missing, shelf_of
+from trainer.render import Renderer, load_base
 from trainer.run import Epoch, Run
-from trainer.shelf import Shelf
+from trainer.texts import base_name
 from trainer.voting import settle
-
-Advance = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class Result:
     folder: Path
     evaluation: Evaluation
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a cell stands in the grid, and where its picture lies."""
-
-    cell: Cell
-    column: Prompt
-    epoch: Epoch | None  # None: the base
-
-    @property
-    def file(self) -> str:
-        return f"cells/{self.cell.key}.png"
-
-    @property
-    def lora(self) -> Path | None:
-        return self.epoch.path if self.epoch else None
 
 
 @dataclass(frozen=True)
@@ -83,40 +66,67 @@ def evaluate(
     across: Sequence[Axis] = (),
     clip: str = "",
     dino: str = "",
+    aesthetic: str = "",
     device: str = "",
     progress: Advance = lambda *_, **__: None,
 ) -> Result:
     """Render what is missing, score everything, and write grid, scores and report into the run's folder.
 
-    `against` puts a second run's epochs below; `across` are free axes. Raises UserError for an epoch that was
-    not saved, an unknown prompt set or sampler, or a second comparison at work in the same folder.
+    `against` puts a second run's epochs below; `across` are free axes. Of several processes (`accelerate launch`)
+    all render, the first one does the rest, and the others' result is without scores. Raises UserError for an
+    epoch that was not saved, an unknown prompt set or sampler, or a second comparison at work in the same folder.
     """
+    # Read by one process: while a run trains, another might already see one epoch more.
+    sides = processes.on_main(lambda: _sides(run, settings, epochs, against, against_epochs, across))
+    name = Path(settings.prompts).stem + (f"-against-{against.name}" if against else "") + axes.folder_suffix(across)
+    folder = run.evaluation_folder(name)
+    seers = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
+    with _held(folder):
+        places, losses, about = _render(sides, folder, processes.device(device, environment.default_device), progress)
+        evaluation = index(sides, places, folder)
+        evaluation.about |= about
+        if processes.is_main():
+            models = {name: toybox.located(path) for name, path in seers.items() if path}
+            _conclude(evaluation, folder, run.config, losses, models)
+    return Result(folder, evaluation)
+
+
+def wait_for_epoch(run: Run, known: list[Epoch], poll: float = 2.0) -> bool:
+    """Until the run has an epoch that is not among those `known`; False when it ends, or stands still, without one."""
+    while True:
+        still = run.status.final  # looked at first: what was saved before the end is seen
+        if run.epochs() != known:
+            return True
+        if still:
+            return False
+        time.sleep(poll)
+
+
+def _conclude(
+    evaluation: Evaluation, folder: Path, config: TrainConfig, losses: metrics.Losses, models: dict[str, Path]
+) -> None:
+    """Scores, recommendation, grid and report of what has been rendered."""
+    pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
+    metrics.score(evaluation, folder, pictures, trigger=config.data.trigger, losses=losses, **models)
+    settle(evaluation, folder)
+    evaluation.save(folder)
+    save_grid(evaluation, folder)
+    report.write_report(evaluation, folder)
+
+
+def _sides(
+    run: Run,
+    settings: EvaluationConfig,
+    epochs: list[int] | None,
+    against: Run | None,
+    against_epochs: list[int] | None,
+    across: Sequence[Axis],
+) -> list[Side]:
     path = presets.locate(settings.prompts, "prompts")
     sides = [_side(run, settings, path, epochs, across)]
     if against is not None:
         sides.append(_second(sides[0], against, path, against_epochs, across))
-    name = path.stem + (f"-against-{against.name}" if against else "") + axes.folder_suffix(across)
-    folder = run.evaluation_folder(name)
-    config = run.config
-    with _held(folder):
-        places, losses, bases = _render(sides, folder, device or environment.default_device(), progress)
-        evaluation = index(sides, places, folder)
-        evaluation.about |= bases
-        pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
-        metrics.score(
-            evaluation,
-            folder,
-            pictures,
-            toybox.located(clip) if clip else None,
-            config.data.trigger,
-            dino=toybox.located(dino) if dino else None,
-            losses=losses,
-        )
-        settle(evaluation, folder)
-        evaluation.save(folder)
-        save_grid(evaluation, folder)
-        report.write_report(evaluation, folder)
-    return Result(folder, evaluation)
+    return sides
 
 
 def _side(
@@ -140,38 +150,43 @@ def _second(first: Side, run: Run, path: Path, epochs: list[int] | None, across:
 def _render(
     sides: list[Side], folder: Path, device: str, progress: Advance
 ) -> tuple[list[Place], metrics.Losses, dict[str, str]]:
-    """The places of all sides with their pictures rendered, their losses, and what there is to say about the bases.
+    """The places of all sides with their pictures rendered, their losses, and what there is to say about them.
 
-    There is one set of base weights in memory: a second base is loaded once the first one's pictures are there.
+    There is one set of base weights in memory: a second base is loaded once the first one's pictures are there. It
+    gets a row of its own.
     """
-    places, losses, about, model, loaded = [], {}, {}, None, None
+    places, losses, about, model, renderer, loaded = [], {}, {}, None, None, None
     for side in sides:
         wanted = (side.config.model.base, side.config.model.vae, side.config.model.precision)
         if wanted != loaded:
-            model = None  # frees the first
+            model = renderer = None
+            gc.collect()  # the first one and its hooks know each other
             model, loaded = load_base(side.config, device), wanted
-        own = list(layout(side.config, side.settings, side.columns, side.epochs, model.sha256()))
-        own = [place for place in own if place.epoch is not None or side is sides[0]]
-        if side is not sides[0] and own and own[0].cell.base != places[0].cell.base:
-            about["Second base"] = f"{side.config.model.base}; the base row and bleed are the first one's"
-        shelf = shelf_of(side.settings)
-        renderer = Renderer(model, side.settings.batch_size, shelf)
+        row = SECOND_BASE if places else BASE_EPOCH
+        own = list(layout(side.config, side.settings, side.columns, side.epochs, model.sha256(), row))
+        if places and own[0].cell.base == places[0].cell.base:
+            own = [place for place in own if place.epoch is not None]
+        renderer = Renderer(model, side.settings.batch_size, shelf_of(side.settings))
         render_missing(renderer, own, folder, progress)
-        if unread := renderer.unread([text for one in side.columns for text in (one.prompt, one.negative)]):
+        if unread := renderer.unread([text for one in side.columns for text in one.texts]):
             about["Embeddings not used"] = ", ".join(unread)
-        losses |= _losses(renderer, side, own, folder)
+        losses |= _losses(renderer, side, own, row, folder)
         places += own
+    processes.wait()
     return places, losses, about
 
 
-def _losses(renderer: Renderer, side: Side, places: list[Place], folder: Path) -> metrics.Losses:
-    """The denoising losses of a side's rows on its own training pictures and the held-out ones, as far as there are."""
+def _losses(renderer: Renderer, side: Side, places: list[Place], base: int, folder: Path) -> metrics.Losses:
+    """The denoising losses of a side's rows on its own training pictures and the held-out ones, as far as there are.
+
+    Those of its base are among them, under the number `base`, whether or not it has a row.
+    """
     settings = side.settings
     pictures = _pictures(side) if settings.loss_pictures else {}
     if not pictures:
         return {}
     rows = dict.fromkeys((place.cell.epoch, place.cell.strength, place.lora, place.cell.lora) for place in places)
-    found = [denoising.Row(*row) for row in rows]
+    found = [denoising.Row(*row) for row in {(base, 1.0, None, ""): None} | rows]
     count, clip_skip = settings.loss_pictures, side.config.model.clip_skip
     return denoising.measure(renderer, found, pictures, count, clip_skip, folder)
 
@@ -188,110 +203,24 @@ def _pictures(side: Side) -> dict[str, list[Example]]:
     return {name: examples for name, examples in found.items() if examples}
 
 
-def choose_epochs(run: Run, numbers: list[int] | None) -> list[Epoch]:
-    """The saved epochs with these numbers, all of them for None. Raises UserError for one that is not there."""
-    saved = {epoch.number: epoch for epoch in run.epochs()}
-    if not saved:
-        raise UserError(f"{run.name} has no saved epoch yet: train it first, or resume it.")
-    missing = [number for number in numbers or [] if number not in saved]
-    if missing:
-        there = ", ".join(map(str, saved))
-        raise UserError(f"{run.name} has no epoch {missing[0]}; it has saved {there}.")
-    return [saved[number] for number in sorted(set(numbers))] if numbers is not None else list(saved.values())
-
-
-def layout(
-    config: TrainConfig, settings: EvaluationConfig, columns: list[Prompt], epochs: list[Epoch], base: str
-) -> Iterator[Place]:
-    """Every place of the grid, row by row: the base first, then epoch by strength, each over prompts and seeds."""
-    rows = [(None, 1.0)] + [(epoch, strength) for epoch in epochs for strength in settings.strengths]
-    hashes = {epoch.number: kohya.tensor_hash(epoch.path) for epoch in epochs}
-    for epoch, strength in rows:
-        for column in columns:
-            for seed in (column.seed,) if column.seed is not None else settings.seeds:
-                cell = make_cell(config, settings, column, seed, base)
-                if epoch is not None:
-                    cell = replace(cell, epoch=epoch.number, strength=strength, lora=hashes[epoch.number])
-                yield Place(cell, column, epoch)
-
-
-def make_cell(config: TrainConfig, settings: EvaluationConfig, column: Prompt, seed: int, base: str) -> Cell:
-    """A cell of the base row: what the prompt pins, else the evaluation's settings."""
-    side = settings.size or config.data.resolution
-    shelf = shelf_of(settings)
-    upscaler = None
-    if column.hires and upscalers.is_model(column.hires.upscaler):
-        upscaler = shelf.upscaler(column.hires.upscaler)
-    return Cell(
-        prompt=column.prompt,
-        negative=column.negative,
-        seed=seed,
-        epoch=BASE_EPOCH,
-        strength=1.0,
-        width=column.width or side,
-        height=column.height or side,
-        sampler=column.sampler or settings.sampler,
-        steps=column.steps or settings.steps,
-        cfg_scale=settings.cfg_scale if column.cfg_scale is None else column.cfg_scale,
-        clip_skip=column.clip_skip or config.model.clip_skip,
-        base=base,
-        hires=column.hires,
-        files=shelf.named(column.prompt, column.negative, upscaler),
-    )
-
-
-def shelf_of(settings: EvaluationConfig) -> Shelf:
-    """Where the files that prompts name are looked for."""
-    return Shelf(tuple(filter(None, settings.model_folders)), tuple(filter(None, settings.embedding_folders)))
-
-
-def render_missing(renderer: Renderer, places: list[Place], folder: Path, progress: Advance) -> None:
-    """Render and write the pictures that are not there yet; one batch may hold pictures of several rows."""
-    missing = {place.file: place for place in places if not (folder / place.file).exists()}
-    done, total = len(places) - len(missing), len(places)
-    for batch in renderer.batches(missing.values()):
-        progress(done, total, _row_names(batch))
-        pictures = renderer.render([place.cell for place in batch], [place.lora for place in batch])
-        for place, picture in zip(batch, pictures):
-            write_bytes(folder / place.file, png(picture, infotext_of(place.cell, renderer, place.epoch)))
-        done += len(batch)
-    progress(total, total)
-
-
-def _row_names(batch: list[Place]) -> str:
-    """ "base", "epoch 3" or "epochs 3–5": whose pictures are being rendered."""
-    numbers = sorted({place.cell.epoch for place in batch})
-    if len(numbers) == 1:
-        return f"epoch {numbers[0]}" if numbers[0] != BASE_EPOCH else "base"
-    first, last = ("base" if number == BASE_EPOCH else str(number) for number in (numbers[0], numbers[-1]))
-    return f"{first}–{last}" if first == "base" else f"epochs {first}–{last}"
-
-
-def png(picture, text: str) -> bytes:
-    """A picture as PNG with its infotext where A1111's PNG Info looks for it."""
-    import io
-
-    from trainer.webui import infotext
-
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", pnginfo=infotext.pnginfo(infotext.parse(text)))
-    return buffer.getvalue()
-
-
 def index(sides: Sequence[Side], places: list[Place], folder: Path) -> Evaluation:
     """The index of the comparison, infotext read back from the pictures themselves."""
     first = sides[0]
     config, settings = first.config, first.settings
     about = {
-        "Base model": Path(config.model.base).stem if config.model.base.endswith(".safetensors") else config.model.base,
+        "Base model": base_name(config.model.base),
         "Trigger word": config.data.trigger or "none",
         "Sampling": f"{settings.sampler}, {settings.steps} steps, CFG {settings.cfg_scale:g}",
         "LoRA": f"dim {config.adapter.rank}, alpha {config.adapter.alpha:g}",
         "Pictures": Path(config.data.folder).name,
     }
+    numbers = list(dict.fromkeys(place.cell.epoch for place in places))
     labels = {number: label for side in sides for number, label in side.labels.items()}
     if labels:
         about["Against"] = sides[1].run.name
+    if SECOND_BASE in numbers:
+        labels[SECOND_BASE] = f"{sides[1].name} base"
+        about["Second base"] = base_name(sides[1].config.model.base)
     return Evaluation(
         run=first.run.name,
         title=" against ".join(side.name or side.config.name for side in sides),
@@ -299,7 +228,7 @@ def index(sides: Sequence[Side], places: list[Place], folder: Path) -> Evaluatio
         prompts=first.columns,
         seeds=list(dict.fromkeys(place.cell.seed for place in places)),
         strengths=list(settings.strengths),
-        epochs=[BASE_EPOCH, *(epoch.number for side in sides for epoch in side.epochs)],
+        epochs=numbers,
         cells=[_rendered(place, folder) for place in places],
         rendering=settings.model_dump(mode="json"),
         settings=(first.run.path / "config.toml").read_text(encoding="utf-8"),
@@ -318,12 +247,17 @@ def _rendered(place: Place, folder: Path) -> Rendered:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
+    """The folder's lock, held by the first process."""
     lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{folder} is already being rendered: wait for it to end.") from None
+
+    def take() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{folder} is already being rendered: wait for it to end.") from None
+
+    processes.on_main(take)
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.config import DataConfig, TrainConfig
-from trainer.dataset import buckets, captions, duplicates, images, index
+from trainer.dataset import buckets, captions, duplicates, images, index, masks
 from trainer.errors import UserError
 
 Role = Literal["training", "regularisation", "validation"]
@@ -232,6 +232,10 @@ def _mask_of(picture: images.Picture, root: Path, config: DataConfig) -> tuple[P
     folder, name = Path(config.mask_folder), picture.path.relative_to(root)
     if not folder.is_dir():
         raise UserError(f"data.mask_folder: there is no folder {folder}: check its name, or leave the setting empty.")
+    if folder.resolve() == masks.folder(Path(config.folder)).resolve():
+        # Painted by hand or made of transparency, among the pictures of each folder; without one, learned whole.
+        own = masks.of(root, picture.path)
+        return (own, hashlib.sha256(own.read_bytes()).hexdigest()) if own else (None, "")
     for ending in (picture.path.suffix, *images.ENDINGS):
         for path in (folder / name.with_suffix(ending), folder / name.with_suffix(ending).name):
             if path.is_file():

@@ -17,8 +17,9 @@ from typing import Any
 from trainer import shelf
 from trainer.errors import UserError
 from trainer.families.tokens import Tokenizer, tokenizer
-from trainer.webui import prompt
-from trainer.webui.prompt import Chunk, Prompt
+from trainer.webui import chunking, prompt
+from trainer.webui.chunking import CHUNK, Chunk
+from trainer.webui.prompt import Prompt
 
 DEFAULT_BASE = "toybox/sd15"
 ESTIMATE = "estimated"
@@ -84,7 +85,8 @@ def explain(
     used = _embeddings(text, known)
     sizes = {one.name: one.vectors for one in used if one.vectors}
     chunks = [
-        prompt.chunks(attention, counter.ids, bos=counter.bos, eos=counter.eos, embeddings=sizes) for attention in texts
+        chunking.chunks(attention, counter.ids, bos=counter.bos, eos=counter.eos, embeddings=sizes)
+        for attention in texts
     ]
     networks = {n.name: shelf.find_network(n.name, models) for n in read.networks if n.is_lora}
     return Explanation(read, chunks, networks, used, counter.name)
@@ -160,4 +162,4 @@ def _schedule_lines(branch: prompt.Branch) -> Iterator[tuple[str, str]]:
 
 def _chunk_lines(chunks: list[Chunk]) -> Iterator[tuple[str, str]]:
     for number, chunk in enumerate(chunks, 1):
-        yield f"Chunk {number}", f"{chunk.count} of {prompt.CHUNK} tokens: {chunk.text or '(empty)'}"
+        yield f"Chunk {number}", f"{chunk.count} of {CHUNK} tokens: {chunk.text or '(empty)'}"

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer import environment, kohya, presets
+from trainer import environment, kohya, presets, shelf, sidecars
 from trainer.adapters.frozen import weight_of
 from trainer.adapters.sites import places_of
 from trainer.cells import Evaluation, Rendered, read_prompts
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
-from trainer.evaluate import choose_epochs, make_cell, png, shelf_of
-from trainer.files import write_bytes, write_json
+from trainer.files import write_bytes
+from trainer.places import choose_epochs, make_cell, png, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
 
@@ -36,10 +36,23 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What the file is made of: epochs with their weights, and what is done to their sum."""
+class Part:
+    """A LoRA file and its weight: an epoch of the run, or another one (`epoch` is None)."""
 
-    parts: tuple[tuple[Epoch, float], ...]
+    path: Path
+    weight: float
+    epoch: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.epoch is None else f"epoch {self.epoch}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the file is made of: LoRAs with their weights, an epoch first, and what is done to their sum."""
+
+    parts: tuple[Part, ...]
     strength: float = 1.0
     rank: int = 0  # 0: as it comes
     dtype: str = ""  # "": as trained
@@ -52,13 +65,12 @@ class Recipe:
     @property
     def factor(self) -> float:
         """What a single epoch's ΔW is multiplied with."""
-        return self.parts[0][1] * self.strength
+        return self.parts[0].weight * self.strength
 
     def words(self) -> str:
         """ "0.5 × epoch 4 + 0.5 × epoch 6, at 0.8, rank 16, fp16"."""
         several = len(self.parts) > 1
-        names = [f"{weight:g} × epoch {epoch.number}" if several else f"epoch {epoch.number}"
-                 for epoch, weight in self.parts]  # fmt: skip
+        names = [f"{part.weight:g} × {part.name}" if several else part.name for part in self.parts]
         strength = self.strength if several else self.factor
         extras = [f"at {strength:g}" * (strength != 1), f"rank {self.rank}" * bool(self.rank), self.dtype]
         return ", ".join([" + ".join(names), *filter(None, extras)])
@@ -75,13 +87,14 @@ def export(
     strength: float = 1.0,
     rank: int = 0,
     dtype: str = "",
-    merge: Sequence[tuple[int, float]] = (),
+    merge: Sequence[tuple[int | str, float]] = (),
 ) -> Exported:
     """Write epoch `number` with complete metadata, a preview and the sidecars that A1111 and ComfyUI managers read.
 
     `strength` is baked in, so that <lora:name:1> is what <lora:name:strength> was; `rank` cuts every module to
     that rank, and makes a plain LoRA of other kinds; `dtype` is fp32, fp16 or bf16; `merge` takes (epoch, weight)
-    pairs in place of `number`.
+    pairs in place of `number`, at least one of them, and other LoRAs by their names in the model folders or their
+    files.
 
     The written file is loaded again and one cell rendered with it. Where the picture must be the same (all but
     merges, cut ranks and narrower numbers) its pixels must equal those of the epoch; where it cannot be, the
@@ -95,19 +108,21 @@ def export(
     evaluation, folder = latest_comparison(run)
     model = load_base(run.config, device or environment.default_device())
     metadata, change = _write(path, recipe, model)
-    shown = recipe.parts[0][0].number
+    shown = recipe.parts[0].epoch
     if change is None:
         preview, verification = _verify(run, path, shown, evaluation, folder, model)
     else:
         preview, verification = _compare(run, path, recipe, change, evaluation, model)
     for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
         write_bytes(sidecar, preview)
-    _write_cards(path, run, recipe, metadata)
+    row = shown if len(recipe.parts) == 1 else None
+    subject = sidecars.Subject(path, run, recipe.words(), row, recipe.factor, metadata, verification)
+    sidecars.write(subject, evaluation, folder)
     return Exported(path, run.config.data.trigger, verification)
 
 
 def _recipe(
-    run: Run, number: int | None, merge: Sequence[tuple[int, float]], strength: float, rank: int, dtype: str
+    run: Run, number: int | None, merge: Sequence[tuple[int | str, float]], strength: float, rank: int, dtype: str
 ) -> Recipe:
     if (number is None) == (not merge):
         raise UserError("Say which epoch: --epoch 6, or several with weights: --merge 4:0.5,6:0.5.")
@@ -117,16 +132,41 @@ def _recipe(
         raise UserError(f"--rank {rank}: give at least 1, or leave it out to keep the rank.")
     if any(not math.isfinite(weight) or weight == 0 for _, weight in merge):
         raise UserError("--merge: give every epoch a weight other than 0, for example 4:0.5,6:0.5.")
-    weights: dict[int, float] = {}
-    for epoch, weight in merge or [(number, 1.0)]:
-        weights[epoch] = weights.get(epoch, 0.0) + weight
-    epochs = choose_epochs(run, list(weights))
-    return Recipe(tuple((epoch, weights[epoch.number]) for epoch in epochs), strength, rank, dtype)
+    weights: dict[int | str, float] = {}
+    for name, weight in merge or [(number, 1.0)]:
+        weights[name] = weights.get(name, 0.0) + weight
+    own = choose_epochs(run, [name for name in weights if isinstance(name, int)])
+    if not own:
+        raise UserError(f"--merge: at least one must be an epoch of {run.name}, for example 4:0.7,other:0.3.")
+    parts = [Part(epoch.path, weights[epoch.number], epoch.number) for epoch in own]
+    folders = shelf_of(run.config.evaluation).models
+    for name in (name for name in weights if isinstance(name, str)):
+        parts.append(Part(_other(name, folders, own[0].path), weights[name]))
+    return Recipe(tuple(parts), strength, rank, dtype)
+
+
+def _other(name: str, folders: Sequence[str], like: Path) -> Path:
+    """The file of another LoRA. Raises UserError when it is not there, or was made for another kind of base."""
+    path = Path(name) if name.endswith(".safetensors") else shelf.find_network(name, folders)
+    if path is None or not path.is_file():
+        where = " or ".join(f"{folder}/" for folder in folders)
+        raise UserError(f"--merge: there is no LoRA {name!r} in {where}: give a name there, or a .safetensors file.")
+    own, other = (kohya.module_shapes(kohya.read_header(file).shapes) for file in (like, path))
+    both = own.keys() & other.keys()
+    if not both or any(_sides(own[module]) != _sides(other[module]) for module in both):
+        raise UserError(f"--merge: {path} was made for another kind of base than {like.name}: merge LoRAs of one kind.")
+    return path
+
+
+def _sides(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[tuple[int, ...], int]:
+    """What a module takes and gives, whatever its rank."""
+    down, up = shapes
+    return down[1:], up[0]
 
 
 def _write(path: Path, recipe: Recipe, model: BaseModel) -> tuple[kohya.Metadata, kohya.Change | None]:
     """The file itself; returns its metadata and, unless it is the epoch as it was, what was changed."""
-    files = [(kohya.read(epoch.path), weight) for epoch, weight in recipe.parts]
+    files = [(kohya.read(part.path), part.weight) for part in recipe.parts]
     metadata = kohya.renamed(files[0][0].metadata, path.stem)
     if recipe.plain:
         kohya.write(path, files[0][0].tensors, metadata)
@@ -155,7 +195,7 @@ def _about(tensors: dict, recipe: Recipe, before: kohya.Metadata) -> kohya.Metad
     elif recipe.factor != 1:
         about["ss_network_alpha"] = f"{float(before['ss_network_alpha']) * recipe.factor:g}"
     if len(recipe.parts) > 1:
-        about["modelspec.merged_from"] = ", ".join(epoch.path.stem for epoch, _ in recipe.parts)
+        about["modelspec.merged_from"] = ", ".join(part.path.stem for part in recipe.parts)
     return about
 
 
@@ -201,13 +241,13 @@ def _compare(
     Both are rendered here, alone and one after the other, so that a comparison at another strength, or none, is
     no obstacle. Returns (PNG of that cell, what was found).
     """
-    epoch = recipe.parts[0][0]
-    shown = _cell_to_show(evaluation, epoch.number)
-    cell = replace(_cell_of(run, evaluation, shown, model.sha256(), epoch.number, path), strength=1.0)
+    epoch = recipe.parts[0]
+    shown = _cell_to_show(evaluation, epoch.epoch)
+    cell = replace(_cell_of(run, evaluation, shown, model.sha256(), epoch.epoch, path), strength=1.0)
     renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
     renderer.use(path, 1.0)
     picture = renderer.render([cell])[0]
-    data = png(picture, infotext_of(cell, renderer, Epoch(epoch.number, path)))
+    data = png(picture, infotext_of(cell, renderer, Epoch(epoch.epoch, path)))
     exact = f"its ΔW is {recipe.words()} to within {change.error:.1e}"
     if len(recipe.parts) > 1:
         return data, f"Loaded again and rendered: {exact}. No epoch draws the picture of a merge, so none was compared."
@@ -215,8 +255,8 @@ def _compare(
     apart = _apart(picture, renderer.render([cell])[0])
     if change.error <= SAME:
         if apart > TOLERANCE + 1e-9:
-            raise UserError(f"{path} draws another picture than epoch {epoch.number} at {recipe.factor:g}: {apart:.2f}")
-        return data, f"Checked: at 1 it draws what epoch {epoch.number} draws at {recipe.factor:g}; {exact}."
+            raise UserError(f"{path} draws another picture than {epoch.name} at {recipe.factor:g}: {apart:.2f}")
+        return data, f"Checked: at 1 it draws what {epoch.name} draws at {recipe.factor:g}; {exact}."
     kept = f"keeps {change.kept:.2%} of the change and " if change.kept < 1 else ""
     return data, (
         f"Loaded again and rendered: it {kept}cannot draw the same pixels; its ΔW is {change.error:.1%} away and one "
@@ -266,28 +306,3 @@ def _apart(picture, other) -> float:
     if other.size != picture.size:
         return 1.0
     return max(high for _, high in ImageChops.difference(picture, other).getextrema()) / 255
-
-
-def _write_cards(path: Path, run: Run, recipe: Recipe, metadata: kohya.Metadata) -> None:
-    """NAME.json for A1111 and Forge, NAME.civitai.info for ComfyUI managers."""
-    config = run.config
-    version = {"sdxl_": "SDXL", "sd_v2": "SD2"}.get(metadata["ss_base_model_version"][:5], "SD1")
-    what = recipe.words()
-    about = f"{what[0].upper()}{what[1:]} of {config.name}, trained with LoRA Studio on {config.model.base}."
-    card = {
-        "description": about,
-        "sd version": version,
-        "activation text": config.data.trigger,
-        "preferred weight": 1.0,
-        "negative text": "",
-        "notes": f"dim {metadata['ss_network_dim']}, alpha {metadata['ss_network_alpha']}, seed {config.loop.seed}",
-    }
-    write_json(path.with_suffix(".json"), card)
-    civitai = {
-        "name": path.stem,
-        "description": about,
-        "baseModel": {"SD1": "SD 1.5", "SD2": "SD 2.1", "SDXL": "SDXL 1.0"}[version],
-        "trainedWords": [config.data.trigger] if config.data.trigger else [],
-        "model": {"name": config.name, "type": "LORA"},
-    }
-    write_json(path.with_suffix(".civitai.info"), civitai)

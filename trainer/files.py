@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,6 +50,30 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, value) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which must be missing or empty, that becomes `path` when the block ends well.
+
+    Gone otherwise, also after Ctrl-C. Raises UserError when it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
+        os.chmod(part, 0o777 & ~_umask())
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        yield part
+        if path.exists():
+            path.rmdir()  # only where it is empty; Windows moves nothing over a folder
+        os.replace(part, path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -40,8 +40,8 @@ def _pixels(picture) -> Tensor:
     return values.view(1, picture.height, picture.width, 3).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def settings(hires: Hires, first_sampler: str) -> dict[str, object]:
-    """What A1111 writes into the infotext of such a picture."""
+def settings(hires: Hires, first_sampler: str, lora: str = "") -> dict[str, object]:
+    """What A1111 and Forge write into the infotext of such a picture; `lora` is the tag that both passes have."""
     resize = hires.width or hires.height
     found = {
         "Denoising strength": hires.denoise,
@@ -49,6 +49,9 @@ def settings(hires: Hires, first_sampler: str) -> dict[str, object]:
         "Hires resize": f"{hires.width}x{hires.height}" if resize else None,
         "Hires steps": hires.steps or None,
         "Hires upscaler": hires.upscaler,
+        "Hires prompt": hires.prompt + lora if hires.prompt else None,
+        "Hires negative prompt": hires.negative or None,
+        "Hires CFG Scale": float(hires.cfg_scale) if hires.cfg_scale else None,
     }
     if hires.sampler:
         sampler, schedule = samplers.resolve(hires.sampler)

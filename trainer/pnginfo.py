@@ -21,10 +21,13 @@ from trainer.webui.infotext import Infotext
 
 SOURCES = {"a1111": "A1111's infotext", "comfyui": "a ComfyUI workflow", "invokeai": "InvokeAI's metadata"}
 # Settings that an entry of a prompt set holds, or that follow from the file itself.
-CARRIED = ("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Clip skip")
+CARRIED = (
+    "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Clip skip", "RNG", "ENSD", "Eta", "Eta DDIM",
+    "Emphasis",
+)  # fmt: skip
 HIRES = (
     "Hires upscale", "Hires resize", "Hires steps", "Hires upscaler", "Hires sampler", "Hires schedule type",
-    "Denoising strength",
+    "Denoising strength", "Hires prompt", "Hires negative prompt", "Hires CFG Scale",
 )  # fmt: skip
 UNSAID = ("Version", "User")
 
@@ -50,10 +53,20 @@ class Added:
     notes: tuple[str, ...]
 
 
+def read_text(text: str) -> Found:
+    """The settings in a text that was copied from a page or saved beside a picture. Raises UserError for no text."""
+    if not text.strip():
+        raise UserError("There is no text: paste the settings as A1111 or Civitai show them.")
+    return Found("a1111", infotext.parse(text))
+
+
 def read(image: Path) -> Found:
-    """The settings that a picture carries. Raises UserError when it is no picture or carries none."""
+    """The settings that a picture carries, or the .txt beside it. Raises UserError when it is no picture or carries
+    none."""
     if not Path(image).is_file():
         raise UserError(f"There is no picture {image}.")
+    if Path(image).suffix.lower() == ".txt":
+        return read_text(Path(image).read_text(encoding="utf-8-sig", errors="replace"))
     found = infotext.read_image(image)
     if found is None:
         raise UserError(
@@ -115,20 +128,31 @@ def entry_of(info: Infotext) -> tuple[dict[str, Any], tuple[str, ...]]:
 
     An absent Clip skip means 1, as in A1111; any other absent setting is left to the run.
     """
-    text, networks = prompt.extract_networks(info.prompt)
-    notes = [f"Taken out of the prompt: {_tag(network)}; the epochs take its place." for network in networks]
-    entry: dict[str, Any] = {"prompt": text.strip(" ,\n") if networks else text}
+    text, networks = _without_networks(info.prompt)
+    second, more = _without_networks(info.settings.get("Hires prompt", ""))
+    tags = dict.fromkeys(map(_tag, [*networks, *more]))
+    notes = [f"Taken out of the prompt: {tag}; the epochs take its place." for tag in tags]
+    entry: dict[str, Any] = {"prompt": text}
     if info.negative_prompt:
         entry["negative"] = info.negative_prompt
-    for values, note in (_seed(info), _size(info), _sampler(info), _numbers(info), _hires(info)):
+    own_words = {"prompt": second if second != text else ""}
+    own_words["negative"] = info.settings.get("Hires negative prompt", "")
+    for values, note in (_seed(info), _size(info), _sampler(info), _numbers(info), _noise(info), _hires(info)):
         entry |= values
         notes += [note] if note else []
+    if "hires" in entry:
+        entry["hires"] |= {key: words for key, words in own_words.items() if words}
     entry = dict(_usable(entry, notes))
     carried = (*CARRIED, *UNSAID, *(HIRES if "hires" in entry else ()))
     left = [key for key in info.settings if key not in carried]
     if left:
         notes.append(f"Not part of a prompt set: {', '.join(left)}.")
     return entry, tuple(notes)
+
+
+def _without_networks(text: str) -> tuple[str, tuple[prompt.Network, ...]]:
+    left, networks = prompt.extract_networks(text)
+    return left.strip(" ,\n") if networks else text, networks
 
 
 def _tag(network: prompt.Network) -> str:
@@ -173,7 +197,11 @@ def _hires(info: Infotext) -> tuple[dict[str, dict[str, Any]], str]:
     if "Hires upscale" not in said and "Hires resize" not in said:
         return {}, ""
     found: dict[str, Any] = {"upscaler": said.get("Hires upscaler", "Latent")}
-    for key, label in {"upscale": "Hires upscale", "denoise": "Denoising strength", "steps": "Hires steps"}.items():
+    labels = {
+        "upscale": "Hires upscale", "denoise": "Denoising strength", "steps": "Hires steps",
+        "cfg_scale": "Hires CFG Scale",
+    }  # fmt: skip
+    for key, label in labels.items():
         if re.fullmatch(r"\d{1,4}(\.\d+)?", text := said.get(label, "")):
             found[key] = int(text) if key == "steps" and text.isdigit() else float(text)
     if match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", said.get("Hires resize", "")):
@@ -192,6 +220,17 @@ def _hires(info: Infotext) -> tuple[dict[str, dict[str, Any]], str]:
     if wrong:
         return {}, f"The hires fix was left out: its {wrong[0]} = {found[wrong[0]]} is not {HIRES_VALUES[wrong[0]][1]}."
     return {"hires": found}, ""
+
+
+def _noise(info: Infotext) -> tuple[dict[str, Any], str]:
+    """Where the noise comes from, and how weights count; what A1111 does not write is as it is by default."""
+    said = info.settings
+    found: dict[str, Any] = {"noise_source": said.get("RNG"), "emphasis": said.get("Emphasis")}
+    if re.fullmatch(r"\d{1,10}", said.get("ENSD", "")):
+        found["ensd"] = int(said["ENSD"])
+    if re.fullmatch(r"\d(\.\d+)?", eta := said.get("Eta", said.get("Eta DDIM", ""))):
+        found["eta"] = float(eta)
+    return {key: value for key, value in found.items() if value is not None}, ""
 
 
 def _numbers(info: Infotext) -> tuple[dict[str, Any], str]:

@@ -4,8 +4,9 @@ The best epoch lies where likeness has stopped rising and the price of more trai
 without the trigger change (bleed), poses repeat (diversity falls), colours burn. Each row is worth its share of
 what was gained over the base, minus that price. The earliest epoch within the noise of the best wins.
 
-Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss on the
-training pictures still sees them. Where it was measured it makes up half of the gain, by its logarithm.
+Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss still sees
+them. Where it was measured it makes up most of the gain, by its logarithm: the loss on held-back pictures, which rises
+again when learning becomes learning by heart, and without such pictures the loss on those of the training.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from trainer.vote import Ranking
 BLEED_COST = 0.25  # set on the toybox, where the truth is known: benchmarks/recommend.py
 SAMENESS_COST = 0.4
 BURN_COST = 0.3
-# Rows whose worth differs by less are equal: pictures of a handful of prompts cannot tell them apart.
+# Rows whose likeness differs by less are equal: pictures of a handful of prompts cannot tell them apart. The loss has
+# no such noise, since it is measured at the same noise and time steps for every row.
 LEAST_NOISE, MOST_NOISE = 0.02, 0.1
+# The part of the gain that the loss tells, where it was measured; likeness tells the rest.
+LOSS_SHARE = 0.8
 # Less likeness than this over the base is nothing learned, with CLIP as with the built-in descriptor.
 LEAST_GAIN = 0.01
 ENOUGH_EPOCHS = 6  # to tell noise from the course of a curve
@@ -108,6 +112,8 @@ def _by_scores(rows: Sequence[Row]) -> dict[str, Any] | None:
     gained = max(likeness) - ground
     compared = [_comparable(curve, base, ground, gained, _variety(rows, base)) for curve in curves]
     noise = min(max(noise / gained, LEAST_NOISE), MOST_NOISE)
+    if any(math.isfinite(_score(row, "loss")) for row in rows):
+        noise *= 1 - LOSS_SHARE
     best = _earliest_of_the_best([one for curve in compared for one in curve], noise)
     curve = next(curve for curve in compared if best in curve)
     return _answer(best.epoch, best.strength, several, _reason(best, curve, noise))
@@ -157,7 +163,7 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float
         _Candidate(
             row.epoch,
             row.strength,
-            gain=_mean((likeness[i] - ground) / gained, learned[i]),
+            gain=_blend((likeness[i] - ground) / gained, learned[i]),
             bleed=bleed[i] / far if far > 0 else math.nan,
             sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
             burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
@@ -167,16 +173,17 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float
 
 
 def _learned(curve: list[Row], base: Row | None) -> list[float]:
-    """Share of the fall of the training pictures' log loss below the base's, 1 at the lowest; NaN where unmeasured."""
-    losses = [_score(row, "loss") for row in curve]
-    least, most = min(losses, default=math.nan), _score(base, "loss") if base else math.nan
+    """Share of the fall of the log loss below the base's, 1 at the lowest; NaN where unmeasured."""
+    name = "held_out" if all(math.isfinite(_score(row, "held_out")) for row in curve) else "loss"
+    losses = [_score(row, name) for row in curve]
+    least, most = min(losses, default=math.nan), _score(base, name) if base else math.nan
     if not 0 < least < most or any(math.isnan(loss) for loss in losses):
         return [math.nan] * len(curve)
     return [math.log(most / loss) / math.log(most / least) for loss in losses]
 
 
-def _mean(one: float, other: float) -> float:
-    return one if math.isnan(other) else (one + other) / 2
+def _blend(likeness: float, learned: float) -> float:
+    return likeness if math.isnan(learned) else (1 - LOSS_SHARE) * likeness + LOSS_SHARE * learned
 
 
 def _smooth(curve: list[Row], name: str) -> list[float]:
@@ -224,7 +231,7 @@ def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:
     if not earlier and not later:
         return "there is no other to choose from"
     if not later:
-        rising = best.gain - earlier[-1].gain > noise
+        rising = best.gain - earlier[-1].gain > max(noise, LEAST_NOISE)
         return "likeness is still rising at the last epoch; more training may help" if rising else "likeness is highest"
     more = max(one.gain for one in later) - best.gain
     worse = _what_gets_worse(best, later)

@@ -27,8 +27,6 @@ from trainer.shelf import Shelf, absent, find_embeddings, read_embedding, spoken
 from trainer.stack import Lora, Loras, Stack, stackable, trains_text
 from trainer.webui import infotext, noise, prompt, samplers
 
-NOISE_SOURCE = "NV"  # what A1111 draws on an NVIDIA card, reproduced on any machine
-
 
 def load_base(config: TrainConfig, device: str) -> BaseModel:
     """The base of a run, in its precision, ready to render."""
@@ -97,16 +95,17 @@ class Renderer:
         return own + tuple(Lora(path, unet, text) for text, unet, path in named)
 
     def batches(self, places: Sequence) -> Iterator[list]:
-        """Cut places into batches that can share a forward pass: same size, sampler, steps, CFG and hires fix.
+        """Cut places into batches that can share a forward pass: equal but for words, seed and LoRAs.
 
         Rows of the grid mix freely. Only a LoRA that cannot be stacked keeps to itself.
         """
 
         def shape(place) -> tuple:
             cell = place.cell
-            size = (cell.width, cell.height, cell.sampler, cell.steps, cell.cfg_scale, cell.clip_skip)
-            alone = [str(one) for one in self.loras(cell, place.lora) if not stackable(one.path)]
-            return (*size, str(cell.hires), *alone)
+            how = (cell.width, cell.height, cell.sampler, cell.steps, cell.cfg_scale, cell.clip_skip)
+            how += (cell.noise_source, cell.ensd, str(cell.eta), cell.emphasis, str(cell.hires))
+            loras = dict.fromkeys([*self.loras(cell, place.lora), *self.loras(cell.second_pass, place.lora)])
+            return (*how, *(str(one) for one in loras if not stackable(one.path)))
 
         for _, group in groupby(sorted(places, key=shape), key=shape):
             alike = list(group)
@@ -145,23 +144,27 @@ class Renderer:
     def render(self, cells: Sequence[Cell], loras: Sequence[Path | None] | None = None) -> list:
         """One PIL picture per cell, from the LoRA file in `loras` at the cell's strength (None: the base).
 
-        All cells share size, sampler, steps, CFG scale, clip skip and hires fix. Without `loras` all of them
-        have what `use` was given.
+        All cells are equal but for prompt, negative prompt, seed and LoRAs. Without `loras` all of them have what
+        `use` was given.
         """
         first = cells[0]
         if first.width % 8 or first.height % 8:
             raise UserError(f"A picture of {first.width}×{first.height} cannot be rendered: use multiples of 8.")
+        plan = self._plan(first.sampler, first.steps)
+        one = Pass(plan, first.width, first.height, plan.sampler.model_calls(first.steps))
+        latents = self._sample(cells, self._carried(cells, loras), one)
+        if first.hires is not None:
+            second = [cell.second_pass for cell in cells]
+            latents = self._hires(second, self._carried(second, loras), one, latents)
+        return [self.picture(row) for row in latents]
+
+    def _carried(self, cells: Sequence[Cell], loras: Sequence[Path | None] | None) -> Carried:
+        """What a pass over the cells carries, put on the base."""
         if loras is None:
             sets = [self.loras(cell, self._used, self._strength) for cell in cells]
         else:
             sets = [self.loras(cell, lora) for cell, lora in zip(cells, loras, strict=True)]
-        carried = Carried(self.carry(sets), sets)
-        plan = self._plan(first.sampler, first.steps)
-        one = Pass(plan, first.width, first.height, plan.sampler.model_calls(first.steps))
-        latents = self._sample(cells, carried, one)
-        if first.hires is not None:
-            latents = self._hires(cells, carried, one, latents)
-        return [self.picture(row) for row in latents]
+        return Carried(self.carry(sets), sets)
 
     def picture(self, latents: Tensor):
         """Latents [4, h, w] as a PIL picture. One by one: a picture's pixels must not depend on who else is in
@@ -175,15 +178,18 @@ class Renderer:
     def _sample(self, cells: Sequence[Cell], carried: Carried, how: Pass, latents: Tensor | None = None) -> Tensor:
         """Latents [B, 4, h, w] of a pass, from pure noise or from clean latents."""
         device, shape = self.model.device, (4, how.height // 8, how.width // 8)
-        seeds = [cell.seed for cell in cells]
-        stream = noise.NoiseSource(shape, seeds, NOISE_SOURCE, device=device)
+        seeds, first, sampler = [cell.seed for cell in cells], cells[0], how.plan.sampler
+        stream = noise.NoiseSource(shape, seeds, first.noise_source, ensd=first.ensd, device=device)
         start = how.plan.start(stream.initial().to(device), latents)
-        if how.plan.sampler.noise == "brownian" and how.plan.sigmas:
-            stream = noise.BrownianNoise(shape, seeds, how.plan.tree, NOISE_SOURCE, device=device)
-        return how.plan.run(Guided(self, cells, carried, how), start, stream)
+        if sampler.noise == "brownian" and how.plan.sigmas:
+            stream = noise.BrownianNoise(shape, seeds, how.plan.tree, first.noise_source, device=device)
+        own = {} if first.eta is None or sampler.eta is None else {"eta": first.eta}
+        return how.plan.run(Guided(self, cells, carried, how), start, stream, **own)
 
     def _hires(self, cells: Sequence[Cell], carried: Carried, one: Pass, latents: Tensor) -> Tensor:
-        """The second pass of the hires fix: upscaled, noised again by `denoise`, and sampled for `steps`."""
+        """The second pass of the hires fix: upscaled, noised again by `denoise`, and sampled for `steps`.
+
+        `cells` as that pass reads them."""
         wanted, first = cells[0].hires, cells[0]
         steps = wanted.steps or first.steps
         plan = self._plan(wanted.sampler or first.sampler, steps, denoise=wanted.denoise, hires=True)
@@ -203,8 +209,9 @@ class Renderer:
     def branches(self, text: str, cell: Cell, how: Pass, carried: tuple[int, Loras]) -> list[Branch]:
         """What a prompt says at each of the sampler's model calls: its AND branches with their schedules."""
         made = []
-        for branch in _parsed(text, how).branches:
-            conditionings = [self.encode(entry.attention, cell.clip_skip, carried) for entry in branch.schedule]
+        for branch in _parsed(text, how, cell.emphasis != "None").branches:
+            attentions = [entry.attention for entry in branch.schedule]
+            conditionings = [self.encode(one, cell.clip_skip, carried, cell.emphasis) for one in attentions]
             made.append(Branch(branch.weight, conditionings, [branch.index_at(call) for call in range(how.calls)]))
         return made
 
@@ -216,19 +223,21 @@ class Renderer:
         zeros = Conditioning(torch.zeros_like(said.hidden), torch.zeros_like(said.pooled))
         return Branch(branch.weight, [zeros] * len(branch.conditionings), branch.at)
 
-    def encode(self, attention: prompt.Attention, clip_skip: int, carried: tuple[int, Loras]) -> Conditioning:
+    def encode(
+        self, attention: prompt.Attention, clip_skip: int, carried: tuple[int, Loras], emphasis: str = "Original"
+    ) -> Conditioning:
         """Weighted text in chunks of 75 tokens, as A1111 joins them. One row [1, 77·n, D].
 
         Computed once for each state of the text encoders: LoRAs that leave them alone share their texts.
         """
         index, loras = carried
         state = tuple((one.path, one.text_encoder) for one in loras if one.text_encoder and trains_text(one.path))
-        key = (attention, clip_skip, state)
+        key = (attention, clip_skip, emphasis, state)
         if key not in self._texts:
             embeddings = self.embeddings("".join(text for text, _ in attention))
             with self.stack.rows([index]):
                 # Kept beside the model: many epochs times many prompts are too much for a small card.
-                self._texts[key] = condition(self.model, attention, clip_skip, embeddings).to("cpu")
+                self._texts[key] = condition(self.model, attention, clip_skip, embeddings, emphasis).to("cpu")
         return self._texts[key].to(self.model.device)
 
     def embeddings(self, text: str) -> dict[str, list[Tensor]]:
@@ -264,8 +273,9 @@ class Carried:
         return self.indices[cell], self.sets[cell]
 
 
-def _parsed(text: str, how: Pass) -> prompt.Prompt:
-    return prompt.parse(text, how.calls) if how.before is None else prompt.parse(text, how.before, how.calls)
+def _parsed(text: str, how: Pass, emphasis: bool) -> prompt.Prompt:
+    steps = (how.calls, None) if how.before is None else (how.before, how.calls)
+    return prompt.parse(text, *steps, emphasis=emphasis)
 
 
 class Guided:
@@ -341,7 +351,7 @@ def infotext_of(cell: Cell, renderer: Renderer, epoch: Epoch | None) -> str:
 
     An embedding made for another base was read as words: it had no part in the picture, and is not listed.
     """
-    model, read = renderer.model, renderer.embeddings(f"{cell.prompt}\n{cell.negative}")
+    model, read = renderer.model, renderer.embeddings("\n".join(cell.texts))
     sampler, schedule = samplers.resolve(cell.sampler)
     lora = f" <lora:{epoch.path.stem}:{cell.strength:g}>" if epoch else ""
     own = [("lora", epoch.path.stem, cell.lora[:12])] if epoch else []
@@ -356,10 +366,13 @@ def infotext_of(cell: Cell, renderer: Renderer, epoch: Epoch | None) -> str:
         "Model hash": model.short_hash,
         "Model": model.name,
         "Clip skip": cell.clip_skip if cell.clip_skip > 1 else None,
-        "RNG": NOISE_SOURCE,
+        "ENSD": cell.ensd if cell.ensd and sampler.uses_ensd else None,
+        "RNG": cell.noise_source if cell.noise_source != "GPU" else None,
+        "Eta DDIM" if sampler.times == "ddim" else "Eta": cell.eta if cell.eta != sampler.eta else None,
+        "Emphasis": cell.emphasis if cell.emphasis != "Original" else None,
         "Lora hashes": _hashes(files, "lora"),
         "TI hashes": _hashes(files, "embedding"),
-        **(hires.settings(cell.hires, cell.sampler) if cell.hires else {}),
+        **(hires.settings(cell.hires, cell.sampler, lora) if cell.hires else {}),
     }
     return infotext.write(infotext.Infotext(cell.prompt + lora, cell.negative, infotext.ordered(settings)))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from trainer.cells import BASE_EPOCH, Evaluation, Prompt
+from trainer.cells import Evaluation, Prompt, is_base
 from trainer.files import write_text
 from trainer.grid import Table, metric_label, summary
 from trainer.metrics import METRICS, open_picture
@@ -143,7 +143,7 @@ def _metric(name: str) -> dict[str, str]:
 def _rows(table: Table) -> list[dict[str, Any]]:
     rows = []
     for epoch in table.epochs:
-        for index, strength in [(-1, 0.0)] if epoch == BASE_EPOCH else enumerate(table.strengths):
+        for index, strength in [(-1, 0.0)] if is_base(epoch) else enumerate(table.strengths):
             scores = {
                 name: {"value": value, "share": round(table.share(name, value), 3)}
                 for name, value in table.scores(epoch, strength).items()
@@ -159,7 +159,7 @@ def _cells(evaluation: Evaluation, files: list[str]) -> list[dict[str, Any]]:
         {
             "prompt": columns[cell.column],
             "epoch": cell.epoch,
-            "strength": -1 if cell.epoch == BASE_EPOCH else _strength(evaluation, cell.strength),
+            "strength": -1 if is_base(cell.epoch) else _strength(evaluation, cell.strength),
             "seed": cell.seed,
             "picture": places.get(cell.file, -1),
             "infotext": cell.infotext,

@@ -54,13 +54,16 @@ class Shelf:
             )
         return path
 
-    def named(self, text: str, negative: str = "", upscaler: Path | None = None) -> tuple[tuple[str, str, str], ...]:
+    def named(
+        self, prompts: Sequence[str], negatives: Sequence[str] = (), upscaler: Path | None = None
+    ) -> tuple[tuple[str, str, str], ...]:
         """(kind, name, hash) of every file that these texts bring in: another file is another picture.
 
         Kinds are lora, embedding and upscaler; hashes are cut to the 12 digits that A1111 shows.
         """
-        found = [("lora", network.name, kohya.tensor_hash(path)[:12]) for network, path in self.loras(text)]
-        texts = f"{text}\n{negative}"
+        networks = [pair for text in prompts for pair in self.loras(text)]
+        found = [("lora", network.name, kohya.tensor_hash(path)[:12]) for network, path in networks]
+        texts = "\n".join([*prompts, *negatives])
         known = find_embeddings(self.embeddings)
         found += [("embedding", name, digest(known[name])) for name in spoken(texts, known)]
         found += [("upscaler", upscaler.stem, digest(upscaler))] if upscaler else []

@@ -37,3 +37,11 @@ def size(amount: float) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} GB"
+
+
+def base_name(base: str) -> str:
+    """A base model as it is called: a file or folder without its way, a hub id or toybox/sd15 as it is."""
+    path = Path(base)
+    if path.suffix.lower() in (".safetensors", ".ckpt"):
+        return path.stem
+    return path.name if path.is_absolute() or path.is_dir() else base

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainer import report
-from trainer.cells import BASE_EPOCH, Evaluation
+from trainer.cells import BASE_EPOCH, Evaluation, is_base
+from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.files import write_text
-from trainer.grid import save_grid
+from trainer.preference import Outcome
 from trainer.recommend import recommend
 from trainer.run import Run
-from trainer.vote import Ballot, Outcome, Pair, Ranking, ranking
+from trainer.vote import Ballot, Pair, Ranking, ranking
 
 KEYS: dict[str, Outcome] = {"1": "left", "2": "right", "0": "tie", "b": "bad"}
 QUESTION = "1 left is better, 2 right, 0 no difference, b both bad, u undo, q stop"
@@ -84,9 +85,11 @@ def settle(evaluation: Evaluation, folder: Path) -> None:
     # The second run's numbers begin behind the first's; its last row's label ends in the number it has there.
     last = max(evaluation.labels)
     offset = last - int(evaluation.labels[last].rpartition(" ")[2])
-    base = [row for row in evaluation.rows if row.epoch == BASE_EPOCH]
-    other = [replace(row, epoch=row.epoch - offset) for row in evaluation.rows if row.epoch in evaluation.labels]
-    for name, rows in ((evaluation.run, own), (evaluation.about["Against"], base + other)):
+    base = evaluation.base_of(last)
+    other = [replace(row, epoch=BASE_EPOCH) for row in evaluation.rows if row.epoch == base]
+    theirs = [row for row in evaluation.rows if row.epoch in evaluation.labels and not is_base(row.epoch)]
+    other += [replace(row, epoch=row.epoch - offset) for row in theirs]
+    for name, rows in ((evaluation.run, own), (evaluation.about["Against"], other)):
         best = recommend(rows, None)
         evaluation.about[f"Scores of {name}"] = best["reason"] if best else "do not set one epoch apart"
     evaluation.recommended = None

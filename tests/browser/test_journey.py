@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from serving import PATIENCE, served
 from trainees import draw_pictures
 
+from studio import preferences
 from trainer import presets, toybox, vote
 from trainer.cells import Evaluation
 from trainer.checkpoint import load_state
@@ -50,6 +51,8 @@ def workplace(tmp_path, monkeypatch):
 def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, until, workplace):
     folder = workplace / "datasets" / "moss"
     captions.write_captions(folder, {folder / "00.txt": "moss, <img src=x onerror=alert(1)>, hat"}, "test")
+    (workplace / "tags.csv").write_text('blue_hair,0,900,"cyan_hair"\n')
+    preferences.save(preferences.Preferences(tag_list=str(workplace / "tags.csv")))
     with served(workplace) as studio:
         page.goto(f"{studio}/dataset")
         settle(page)
@@ -67,6 +70,17 @@ def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, unti
         box.press("ArrowDown")
         box.press("Enter")
         until(lambda: "onerror" in captions.caption_of(folder / "01.png"), "the tag in the caption")
+        settle(page)
+        # Behind them a list of known tags on this machine, by another name of the tag.
+        box = second.get_by_role("textbox")
+        box.press_sequentially("cyan")
+        second.get_by_role("option").get_by_text("blue hair").wait_for()
+        box.press("ArrowDown")
+        box.press("Enter")
+        until(lambda: captions.caption_of(folder / "01.png").endswith(", blue hair"), "the known tag in the caption")
+        settle(page)
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_text("Took back “edit 01").wait_for()
         settle(page)
         second.focus()
         page.keyboard.press("ArrowRight")

@@ -3,6 +3,7 @@
 from trainees import draw_pictures
 
 from studio import contents, panels
+from studio.counting import Counting
 from trainer.dataset import health
 
 
@@ -28,6 +29,6 @@ def test_after_every_kind_of_change_it_is_what_a_fresh_look_would_be(here):
         found = contents.of(folder.as_posix(), stamp)
         known = contents.health_of(folder.as_posix(), "moss", stamp)
         assert known == health.check(folder, trigger="moss")
-        assert [one.path for one in contents.items(folder.as_posix(), stamp)] == found.pictures
+        assert [one.path for one in contents.items(folder.as_posix(), stamp, Counting(""))] == found.pictures
         seen.append((stamp, known.score))
     assert len(set(seen)) == len(changes), "every change was noticed"

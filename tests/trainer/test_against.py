@@ -1,20 +1,26 @@
 """Two runs in one comparison, free axes, and the losses of every row: on tiny bases of both families."""
 
+import gc
 import json
+import shutil
 import sys
+import weakref
 
 import pytest
 import torch
 import trainees
+from PIL import Image, ImageChops
+from safetensors.torch import load_file, save_file
 
 from trainer import __main__ as cli
-from trainer import denoising, voting
+from trainer import denoising, families, presets, voting
 from trainer.cells import Evaluation
 from trainer.errors import UserError
 from trainer.evaluate import evaluate
 from trainer.examples import as_recorded, load_examples
 from trainer.grid import Table, summary
 from trainer.loop import train
+from trainer.metrics import Pictures
 from trainer.render import Renderer, load_base
 from trainer.run import Run
 from trainer.vote import Ballot
@@ -79,6 +85,49 @@ def test_two_runs_stand_below_each_other_under_the_same_prompts(here):
         evaluate(first, first.config.evaluation, against=Run(first.path))
 
 
+def test_a_second_base_has_a_row_of_its_own_and_its_rows_are_held_against_it(here, tmp_path, monkeypatch):
+    """A second run whose base draws otherwise: an own base row, bleed and gap against that one."""
+    first, second = here
+    config = second.config
+    base = tmp_path / "base"
+    shutil.copytree(config.model.base, base)
+    weights = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
+    save_file({key: value * 1.2 for key, value in weights.items()}, base / "unet/diffusion_pytorch_model.safetensors")
+    other = Run(shutil.copytree(second.path, tmp_path / "runs" / second.name))
+    changed = config.model_copy(update={"model": config.model.model_copy(update={"base": str(base)})})
+    (other.path / "config.toml").write_text(presets.to_toml(changed.model_dump()))
+    loaded = []
+    load = families.load
+
+    def one_at_a_time(*arguments, **options):
+        gc.collect()
+        assert not any(model() for model in loaded)  # one set of base weights in memory
+        made = load(*arguments, **options)
+        loaded.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(families, "load", one_at_a_time)
+    result = evaluate(first, first.config.evaluation, epochs=[2], against=other)
+    found = Evaluation.load(result.folder)
+    assert len(loaded) == 2
+    assert found.epochs == [0, 2, -1, 3, 4] and found.labels[-1] == "fern base"
+    assert [row.epoch for row in found.rows] == found.epochs
+    files = {(cell.epoch, cell.column): cell.file for cell in found.cells}
+    with Image.open(result.folder / files[0, "two"]) as ours, Image.open(result.folder / files[-1, "two"]) as theirs:
+        assert ImageChops.difference(ours, theirs).getbbox()
+    bleeds = {row.epoch: row.scores.get("bleed") for row in found.rows}
+    assert bleeds[0] is None and bleeds[-1] is None
+    moved = Pictures(found, result.folder, [], None, "")
+    cell = next(one for one in found.cells if one.epoch == 4 and one.column == "two")
+    apart = 1 - float(moved.features[cell.file] @ moved.features[files[-1, "two"]])
+    assert bleeds[4] == pytest.approx(max(0.0, apart), abs=1e-4)
+    assert found.about[f"Scores of {other.name}"]
+    assert summary(Table(found)).startswith("epoch 2 · against fern epochs 1, 2")
+    assert {candidate[0] for candidate in Ballot(found, result.folder, strength=1.0).candidates} == {2, 3, 4}
+    page = (result.folder / "report.html").read_text()
+    assert '"-1":"fern base"' in page and (result.folder / "grid.png").exists()
+
+
 def test_free_axes_from_the_command_line(here, monkeypatch, capsys):
     first, _ = here
     arguments = ["lora-studio", "evaluate", str(first.path), "--x", "cfg=3,5", "--y", "epoch=1", "--z", "steps=1,2"]
@@ -92,6 +141,42 @@ def test_free_axes_from_the_command_line(here, monkeypatch, capsys):
     assert "Steps: 1," in cell.infotext and "CFG scale: 5.0" in cell.infotext
     assert len({cell.file for cell in found.cells}) == 16
     assert (folder / "grid.png").exists() and found.prompts[1].name in (folder / "report.html").read_text()
+
+
+def test_settings_of_the_rendering_alone_can_be_changed(here, monkeypatch, capsys):
+    first, _ = here
+    command = ["lora-studio", "evaluate", str(first.path), "--epochs", "1", "--x", "eta=0"]
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "evaluation.steps=1", "--set", "evaluation.noise_source=CPU"])
+    assert not cli.main()
+    found = Evaluation.load(first.evaluation_folder("set-by-eta"))
+    assert all("Steps: 1," in cell.infotext and "RNG: CPU" in cell.infotext for cell in found.cells)
+    monkeypatch.setattr(sys, "argv", [*command, "--set", "adapter.rank=8"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "only evaluation" in capsys.readouterr().err
+
+
+def test_epochs_are_rendered_as_they_come(here, tmp_path, monkeypatch):
+    """A run that trains: its second epoch is saved after the first one's pictures are there, then it ends."""
+    first, _ = here
+    run = Run(shutil.copytree(first.path, tmp_path / "runs" / first.name))
+    late = run.epochs()[1].path
+    late.rename(tmp_path / "late.safetensors")
+    folder = run.evaluation_folder("set")
+    shutil.rmtree(run.path / "evaluations", ignore_errors=True)
+    run.write_status("training")
+    seen = []
+
+    def train_on(seconds):
+        seen.append(Evaluation.load(folder).epochs)
+        (tmp_path / "late.safetensors").rename(late)
+        run.write_status("finished")
+
+    monkeypatch.setattr("trainer.evaluate.time.sleep", train_on)
+    monkeypatch.setattr(sys, "argv", ["lora-studio", "evaluate", str(run.path), "--follow"])
+    with run.lock():
+        assert not cli.main()
+    assert seen == [[0, 1]] and Evaluation.load(folder).epochs == [0, 1, 2]
 
 
 def test_the_loss_of_a_row_is_the_mean_error_at_fixed_noise(here, tmp_path):

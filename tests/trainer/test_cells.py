@@ -1,3 +1,4 @@
+import json
 import re
 import tomllib
 from dataclasses import replace
@@ -120,6 +121,11 @@ def test_a_wrong_prompt_set_is_answered_with_file_entry_and_remedy(tmp_path, tex
         ("sampler = 3", "text in quotes"),
         ("negative = 3", "text in quotes"),
         ('leak = "yes"', "true or false"),
+        ('noise_source = "gpu0"', "one of NV, CPU, GPU"),
+        ("ensd = -1", "whole number from 0"),
+        ("eta = 2", "from 0 to 1"),
+        ('emphasis = "Loud"', "one of Original, No norm, Ignore, None"),
+        ("hires = { cfg_scale = 0.5 }", "hires: cfg_scale = 0.5 is not a number from 1 to 30"),
     ],
 )
 def test_a_wrong_value_is_answered_with_what_would_be_right(tmp_path, line, says):
@@ -203,6 +209,18 @@ def test_a_hires_table_and_styles(tmp_path):
         read_prompts(tmp_path / "set.toml", "moss")
 
 
+def test_the_hires_fixs_own_words_are_filled_in_and_styled(tmp_path):
+    (tmp_path / "styles.csv").write_text('name,prompt,negative_prompt\nphoto,"photo of {prompt}",blurry\n')
+    fix = 'hires={prompt="[trigger], close"}'
+    (tmp_path / "set.toml").write_text(f'[[prompt]]\nname="a"\nprompt="[trigger]"\nstyles=["photo"]\n{fix}\n')
+    (found,) = read_prompts(tmp_path / "set.toml", "moss")
+    assert (found.hires.prompt, found.hires.negative) == ("photo of moss, close", "")
+    cell = replace(CELL, prompt=found.prompt, negative=found.negative, hires=found.hires)
+    second = cell.second_pass
+    assert (second.prompt, second.negative, second.cfg_scale) == ("photo of moss, close", "blurry", CELL.cfg_scale)
+    assert replace(CELL, hires=Hires(cfg_scale=3.0)).second_pass.cfg_scale == 3.0 and CELL.second_pass == CELL
+
+
 def test_the_hires_fix_and_named_files_are_part_of_a_cells_key():
     large = replace(CELL, hires=Hires())
     lora, other = (replace(CELL, files=(("lora", "hat", digest),)) for digest in ("a", "b"))
@@ -212,3 +230,18 @@ def test_the_hires_fix_and_named_files_are_part_of_a_cells_key():
 def test_keys_from_before_there_was_a_hires_fix_stay():
     """A picture on disk is found again."""
     assert CELL.key == "c2dffda6b040d184"
+    assert replace(CELL, hires=Hires()).key == "74f7984c17119292"
+
+
+@pytest.mark.parametrize(
+    "change", [{"noise_source": "CPU"}, {"ensd": 1}, {"eta": 0.5}, {"emphasis": "Ignore"}, {"hires": {"prompt": "x"}}]
+)
+def test_what_came_later_is_in_the_key_and_in_a_drawn_seed_where_it_is_used(change, tmp_path):
+    hires = {name: Hires(**value) for name, value in change.items() if name == "hires"}
+    large = replace(CELL, hires=Hires()) if hires else CELL
+    assert replace(large, **{**change, **hires}).key != large.key
+    entry = '[[prompt]]\nname = "a"\nprompt = "moss"\nseed = -1\n'
+    values = "".join(f"{key} = {json.dumps(value)}\n" for key, value in change.items() if key != "hires")
+    values += 'hires = { prompt = "x" }\n' if hires else ""
+    plain, changed = (read_prompts(prompt_set(tmp_path, entry + more))[0].seed for more in ("", values))
+    assert plain == 3622373981 != changed

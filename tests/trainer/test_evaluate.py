@@ -13,13 +13,15 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, presets
-from trainer.cells import Cell, Evaluation, Prompt, read_prompts
+from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
+from trainer.cli.comparing import parse_merge
 from trainer.conditioning import condition
 from trainer.errors import UserError
-from trainer.evaluate import evaluate, make_cell, shelf_of
+from trainer.evaluate import evaluate
 from trainer.export import export
 from trainer.families import clip
 from trainer.loop import train
+from trainer.places import make_cell, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Run
 from trainer.shelf import Shelf
@@ -245,8 +247,69 @@ def test_the_hires_fix_makes_a_larger_picture_and_says_how(here, upscaler):
     for change in ({"denoise": 0.7}, {"steps": 4}, {"sampler": "Euler"}, {"upscaler": "Nearest"}):
         other = replace(made, hires=replace(made.hires, **change))
         assert other.key != made.key and difference(renderer.render([other], [epoch])[0], alone) > 2
+    for words in ({"prompt": "disc, green"}, {"negative": "disc"}, {"cfg_scale": 9.0}):
+        other = replace(made, hires=replace(made.hires, **words))
+        assert other.key != made.key and difference(renderer.render([other], [epoch])[0], alone) > 0
     untouched = renderer.render([replace(made, hires=replace(made.hires, denoise=0.0))], [epoch])[0]
     assert difference(untouched, alone) > 2 and untouched.size == (96, 96)
+
+
+def test_a_lora_that_only_the_hires_pass_names(here):
+    """As in A1111: words of its own are all that the second pass reads, files included. The epoch is in both."""
+    Path("models").mkdir()
+    shutil.copy(here.epochs()[0].path, "models/other.safetensors")
+    settings, epoch = settings_of(here), here.epochs()[1].path
+    renderer = Renderer(load_base(here.config, "cpu"), 4, shelf_of(settings))
+
+    def picture(**fix):
+        column = Prompt("x", "moss, disc", hires=Hires(upscale=1.5, steps=2, **fix))
+        cell = replace(make_cell(here.config, settings, column, 5, ""), strength=1.0)
+        return renderer.render([cell], [epoch])[0], cell
+
+    plain, cell = picture()
+    assert difference(picture(prompt="moss, disc")[0], plain) == 0 and cell.files == ()
+    named, cell = picture(prompt="moss, disc <lora:other:1>")
+    assert difference(named, plain) > 2 and cell.files[0][:2] == ("lora", "other")
+    text = infotext_of(cell, renderer, here.epochs()[1])
+    assert "Hires prompt: moss, disc <lora" not in text  # quoted: it holds commas
+    assert infotext.parse(text).settings["Hires prompt"] == "moss, disc <lora:other:1> <lora:moss-000002:1>"
+    # An odd LoRA of the second pass keeps its batch to itself as well.
+    places = [Place(cell, epoch), Place(picture()[1], epoch)]
+    assert len(list(renderer.batches(places))) == 2
+
+
+def test_noise_eta_and_emphasis_are_another_picture_and_are_written(here):
+    settings = settings_of(here, sampler="Euler a")
+    renderer = Renderer(load_base(here.config, "cpu"), 4)
+
+    def picture(text="moss, (disc:1.4)", **pinned):
+        cell = make_cell(here.config, settings, Prompt("x", text, **pinned), 5, "")
+        return renderer.render([cell], [here.epochs()[1].path])[0], cell
+
+    plain, cell = picture()
+    assert "RNG: NV" in infotext_of(cell, renderer, None) and "Eta" not in infotext_of(cell, renderer, None)
+    for change, line in (
+        ({"noise_source": "CPU"}, "RNG: CPU"),
+        ({"ensd": 31337}, "ENSD: 31337"),
+        ({"eta": 0.5}, "Eta: 0.5"),
+        ({"emphasis": "Ignore"}, "Emphasis: Ignore"),
+        ({"emphasis": "No norm"}, "Emphasis: No norm"),
+        ({"emphasis": "None"}, "Emphasis: None"),
+    ):
+        made, cell = picture(**change)
+        assert difference(made, plain) > 0, change
+        assert line in infotext_of(cell, renderer, None)
+        assert len(list(renderer.batches([Place(cell, None), Place(picture()[1], None)]))) == 2
+    assert difference(picture(eta=1.0)[0], plain) == 0  # what the sampler has by itself
+    ignored = picture(emphasis="Ignore")[0]
+    assert difference(ignored, picture("moss, disc")[0]) == 0
+    drawn = make_cell(here.config, settings_of(here, noise_source="CPU"), Prompt("x", "moss"), 5, "")
+    assert drawn.noise_source == "CPU"
+    # DDIM draws no noise by itself; what it is told to draw has a name of its own there.
+    cell = make_cell(here.config, settings, Prompt("x", "moss", sampler="DDIM", eta=0.5, ensd=1), 5, "")
+    assert "Eta DDIM: 0.5" in infotext_of(cell, renderer, None) and "ENSD" not in infotext_of(cell, renderer, None)
+    still = replace(cell, eta=None)
+    assert difference(renderer.render([cell], [None])[0], renderer.render([still], [None])[0]) > 0
 
 
 def test_loras_and_embeddings_that_a_prompt_names(here):
@@ -339,6 +402,30 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
         export(here, 2, name="moss again")
 
 
+def test_a_model_card_shows_the_grid_and_says_what_the_file_is(here):
+    folder = evaluate(here, settings_of(here)).folder
+    found = Evaluation.load(folder)
+    found.recommended = {"epoch": 1, "strength": 1.0, "reason": "Epoch 1: likeness <b>has</b> stopped | rising."}
+    found.prompts[1] = replace(found.prompts[1], prompt="a `moss` | <b>disc</b>")
+    found.save(folder)
+    path = export(here, 2).path
+    card = path.with_suffix(".md").read_text()
+    head = card.split("---\n")[1]
+    assert '"moss"' in head and "- lora" in head and "base_model" not in head  # a folder of this machine is no link
+    assert str(here.path.parent.parent) not in card + path.with_suffix(".json").read_text()
+    assert f"`<lora:{path.stem}:1> moss`" in card and kohya.tensor_hash(path)[:12] in card
+    assert "Chosen by its maker. The scores would say: Epoch 1: likeness &lt;b>has" in card
+    assert "| Score | Epoch 2 | Base |" in card and "| Likeness |" in card
+    assert "- two: `` a `moss` | <b>disc</b> ``" in card and "it draws the comparison's 'one'" in card
+    with Image.open(path.parent / "moss.grid.webp") as grid:
+        assert "(moss.grid.webp)" in card and max(grid.size) <= 4096
+    # Without a comparison there is nothing to show, and nothing is shown.
+    shutil.rmtree(here.path / "evaluations")
+    bare = export(here, 2, name="bare").path
+    assert "side by side" not in bare.with_suffix(".md").read_text()
+    assert not bare.with_suffix(".grid.webp").exists()
+
+
 def test_export_finds_what_the_comparisons_prompts_name(here):
     """A LoRA on top, from a folder that only the comparison's settings know."""
     Path("elsewhere").mkdir()
@@ -361,6 +448,25 @@ def test_a_changed_export_is_what_it_says_and_is_checked_as_far_as_it_can_be(her
     key = next(iter(first)).partition(".")[0]
     wanted = sum(w * delta(tensors, key) for w, tensors in ((0.25, first), (0.75, second)))
     assert torch.allclose(delta(lora.tensors, key), wanted, rtol=1e-5, atol=1e-9)
+    # Another LoRA comes along by its name in the model folders.
+    wanted = delta(lora.tensors, key) * 0.5 + delta(first, key)
+    mixed = export(here, name="mixed", merge=[(1, 1.0), ("merged", 0.5)])
+    assert "1 × epoch 1 + 0.5 × merged" in mixed.verification
+    assert torch.allclose(delta(kohya.read(mixed.path).tensors, key), wanted, rtol=1e-5, atol=1e-9)
+    assert "## Why this one" not in mixed.path.with_suffix(".md").read_text()
+    odd = {name: tensor[:, :1] if name.endswith("down.weight") else tensor for name, tensor in first.items()}
+    kohya.write(Path("models/odd.safetensors"), odd, {})
+    for merge, message in (
+        ([("merged", 1.0)], "at least one must be an epoch"),
+        ([(1, 1.0), ("gone", 1.0)], "no LoRA 'gone' in models/"),
+        ([(1, 1.0), ("models/odd.safetensors", 1.0)], "another kind of base"),
+    ):
+        with pytest.raises(UserError, match=message):
+            export(here, name="wrong", merge=merge)
+    assert parse_merge("4:0.5, hat:0.2,C:\\x.safetensors:1") == [(4, 0.5), ("hat", 0.2), ("C:\\x.safetensors", 1.0)]
+    for wrong in ("4", "hat:x", ":0.5"):
+        with pytest.raises(UserError, match="write epochs with weights"):
+            parse_merge(wrong)
     small = export(here, 2, name="small", rank=1, dtype="fp16")
     assert "cannot draw the same pixels" in small.verification and "keeps" in small.verification
     assert small.path.stat().st_size < here.epochs()[1].path.stat().st_size / 2

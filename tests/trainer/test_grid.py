@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import grid
+from trainer import drawing, lettering
 from trainer.cells import Evaluation, Prompt, Rendered, Row
+from trainer.drawing import draw_grid, save_grid
 from trainer.errors import UserError
-from trainer.grid import Table, draw_grid, save_grid, summary, text_width, wrap
+from trainer.grid import Table, summary
+from trainer.lettering import text_width, wrap
 
 COLORS = {0: (200, 60, 60), 1: (60, 180, 60), 2: (60, 60, 200)}
 
@@ -131,12 +133,12 @@ def test_scores_that_are_not_numbers_are_not_drawn(tmp_path):
 
 
 def test_a_large_comparison_stays_within_the_limits(tmp_path, monkeypatch):
-    monkeypatch.setattr(grid, "LONGEST_SIDE", 1200)
+    monkeypatch.setattr(drawing, "LONGEST_SIDE", 1200)
     evaluation = make(tmp_path, epochs=range(30))
     image = draw_grid(evaluation, tmp_path)
     assert max(image.size) <= 1200
-    monkeypatch.setattr(grid, "LONGEST_SIDE", 12_000)
-    monkeypatch.setattr(grid, "MOST_PIXELS", 400_000)
+    monkeypatch.setattr(drawing, "LONGEST_SIDE", 12_000)
+    monkeypatch.setattr(drawing, "MOST_PIXELS", 400_000)
     image = draw_grid(make(tmp_path), tmp_path)
     assert image.width * image.height <= 400_000
 
@@ -181,13 +183,13 @@ def test_the_line_under_the_title(tmp_path, epochs, words):
 
 def test_pillows_font_has_what_our_own_labels_are_made_of():
     for char in "abcxyzABCXYZ0123456789.,:;·()[]<>%/+-\"'_…":
-        assert grid._has(None, char), char
+        assert lettering._has(None, char), char
 
 
 def test_no_character_is_drawn_as_an_empty_box():
-    boxes = grid._font(None, 20).getmask("\U0010ffff")
+    boxes = lettering._font(None, 20).getmask("\U0010ffff")
     for text in ("猫耳", "кот", "émile", "한글", "–—×", "🐱", "a\u0301", "\u200b", "\x07", "\ud800"):
-        for font, run in grid._runs(text, 20):
+        for font, run in lettering.runs(text, 20):
             for char in run.replace(" ", ""):
                 missing = font.getmask("\U0010ffff")
                 assert bytes(font.getmask(char)) != bytes(missing) or bytes(missing) != bytes(boxes), (text, char)
@@ -195,12 +197,12 @@ def test_no_character_is_drawn_as_an_empty_box():
 
 
 def test_without_any_other_font_letters_are_spelt_out(monkeypatch):
-    monkeypatch.setattr(grid, "FALLBACK_FONTS", ())
-    grid._runs.cache_clear()
+    monkeypatch.setattr(lettering, "FALLBACK_FONTS", ())
+    lettering.runs.cache_clear()
     try:
-        assert "".join(run for _, run in grid._runs("émile – 猫", 21)) == "emile - <732B>"
+        assert "".join(run for _, run in lettering.runs("émile – 猫", 21)) == "emile - <732B>"
     finally:
-        grid._runs.cache_clear()
+        lettering.runs.cache_clear()
 
 
 def test_hostile_and_foreign_names_do_not_stop_the_drawing(tmp_path):

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -283,6 +286,71 @@ def dino_folder(folder):
     )
     ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_an_aesthetic_predictor_reads_the_clip_vector(tmp_path, training, overcooked, clip_folder, ending):
+    """LAION's layout: linear layers with gaps in their numbers, more than ten of them in order."""
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    sizes = {0: (8, 6), 2: (6, 5), 10: (5, 1)}
+    layers = {number: torch.nn.Linear(*size) for number, size in sizes.items()}
+    state = {
+        f"layers.{number}.{key}": value for number, one in layers.items() for key, value in one.state_dict().items()
+    }
+    file = tmp_path / f"marks{ending}"
+    (torch.save if ending == ".pth" else save_file)(state, file)
+    score(overcooked, tmp_path, training, clip_folder, aesthetic=file)
+    cell = overcooked.cells[0]
+    vector = torch.tensor(Clip(clip_folder).picture(open_picture(tmp_path / cell.file)))
+    with torch.no_grad():
+        wanted = float(torch.nn.Sequential(*layers.values())(vector))
+    assert cell.scores["aesthetic"] == pytest.approx(wanted, abs=1e-4)
+    assert overcooked.about["Scores from"].endswith(f"marks (marks{ending})")
+    score(overcooked, tmp_path, training, clip_folder)
+    assert "aesthetic" in cell.scores  # an earlier scoring's, by another model than now: it stays
+    with pytest.raises(UserError, match="--clip"):
+        score(overcooked, tmp_path, training, aesthetic=file)
+    del state["layers.2.weight"]
+    (torch.save if ending == ".pth" else save_file)(state, file)
+    with pytest.raises(UserError, match="vectors have 8 numbers"):
+        score(overcooked, tmp_path, training, clip_folder, aesthetic=file)
+    file.write_bytes(b"x")
+    with pytest.raises(UserError, match="cannot be read as an aesthetic predictor"):
+        score(overcooked, tmp_path, training, clip_folder, aesthetic=file)
+
+
+def test_a_metric_of_another_package_is_one_of_them(tmp_path, training, overcooked):
+    """Named under entry points as an installed package does; a broken one and a wrong one are warned of."""
+    package = tmp_path / "site"
+    (package / "faces-1.0.dist-info").mkdir(parents=True)
+    (package / "faces-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faces\nVersion: 1.0\n")
+    points = "face = faces:FACE\nbroken = faces:NONE\nwrong = faces:face\nburn = faces:FACE\n"
+    (package / "faces-1.0.dist-info" / "entry_points.txt").write_text(f"[lora_studio.metrics]\n{points}")
+    (package / "faces.py").write_text(
+        "def face(pictures, cell):\n"
+        "    return pictures.image(cell).width / next(pictures.training_images()).width\n"
+        "from trainer.metrics import Metric\n"
+        "FACE = Metric('Face', 'Means.', 'Misleads.', 'higher', face)\n"
+    )
+    code = (
+        "from trainer.metrics import METRICS, score\n"
+        "from trainer.cells import Evaluation\n"
+        "from pathlib import Path\n"
+        f"folder = Path({str(tmp_path)!r})\n"
+        "found = Evaluation.load(folder)\n"
+        "score(found, folder, sorted((folder / 'training').iterdir()))\n"
+        "print(METRICS['burn'].label, list(METRICS)[-1], [row.scores['face'] for row in found.rows])\n"
+    )
+    overcooked.save(tmp_path)
+    paths = os.pathsep.join([str(package), os.getcwd()])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.stdout.split(maxsplit=2) == ["Burn", "face", "[1.0, 1.0, 1.0]\n"], done.stderr
+    assert "broken (faces:NONE) cannot be loaded" in done.stderr and "wrong (faces:face) is no" in done.stderr
 
 
 def test_dino_gives_a_second_likeness_from_its_class_token(tmp_path, training, overcooked):

@@ -1,5 +1,6 @@
 """What a picture was made with, shown and carried into a prompt set."""
 
+import io
 import json
 import sys
 
@@ -42,6 +43,17 @@ def test_json_has_the_settings_in_order_and_as_text(picture, monkeypatch, capsys
     assert value["source"] == "a1111"
     assert value["settings"]["Size"] == "512x768"
     assert list(value["settings"])[:3] == ["Steps", "Sampler", "Schedule type"]
+
+
+def test_pasted_text_and_text_beside_a_picture(picture, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TEXT))
+    assert run(monkeypatch, "png-info", "-", "--json", "--to", tmp_path / "set.toml") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown == pnginfo.read(picture).as_json() and read_prompts(tmp_path / "set.toml")[0].name == "pasted"
+    (tmp_path / "moss.txt").write_text(TEXT, encoding="utf-8-sig")
+    assert pnginfo.read(tmp_path / "moss.txt").as_json() == shown
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" "))
+    assert run(monkeypatch, "png-info", "-") == 2 and "There is no text" in capsys.readouterr().err
 
 
 def test_a_picture_becomes_an_entry_and_the_set_keeps_its_text(picture, tmp_path, monkeypatch, capsys):
@@ -96,15 +108,58 @@ def test_the_hires_fix_comes_along_and_back(tmp_path):
     prompt = read_prompts(tmp_path / "set.toml")[0]
     wanted = Hires(upscaler="R-ESRGAN 4x+ Anime6B", denoise=0.5, steps=10, sampler="Euler Karras")
     assert prompt.hires == wanted
-    assert hires.settings(wanted, prompt.sampler) == {
-        "Denoising strength": 0.5, "Hires upscale": 2.0, "Hires resize": None, "Hires steps": 10,
-        "Hires upscaler": "R-ESRGAN 4x+ Anime6B", "Hires sampler": "Euler", "Hires schedule type": None,
+    written = hires.settings(wanted, prompt.sampler)
+    assert {key: value for key, value in written.items() if value is not None} == {
+        "Denoising strength": 0.5, "Hires upscale": 2.0, "Hires steps": 10,
+        "Hires upscaler": "R-ESRGAN 4x+ Anime6B", "Hires sampler": "Euler",
     }  # fmt: skip
     resized = parse("cat\nSteps: 20, Sampler: Euler, Seed: 1, Size: 64x64, Hires resize: 128x0, Hires upscaler: None")
     assert pnginfo.entry_of(resized)[0]["hires"] == {"upscaler": "None", "width": 128}
     too_much = parse("cat\nSteps: 20, Sampler: Euler, Seed: 1, Hires upscale: 40")
     entry, notes = pnginfo.entry_of(too_much)
     assert "hires" not in entry and "upscale = 40" in " ".join(notes)
+
+
+def test_the_hires_fix_has_its_own_words_and_cfg(tmp_path):
+    """As A1111 and Forge write them: quoted, with the LoRA that the epochs take the place of."""
+    text = (
+        "a cat <lora:moss-000004:0.8>\nNegative prompt: dog\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, "
+        "Size: 64x64, Denoising strength: 0.5, Hires upscale: 2, Hires prompt: "
+        '"a cat, (fur:1.2) <lora:moss-000004:0.8>", '
+        'Hires negative prompt: "dog, blurry", Hires CFG Scale: 5, Version: f2'
+    )
+    added = pnginfo.append(parse(text), tmp_path / "set.toml", "one")
+    assert added.notes == ("Taken out of the prompt: <lora:moss-000004:0.8>; the epochs take its place.",)
+    found = read_prompts(tmp_path / "set.toml")[0]
+    assert found.prompt == "a cat"
+    assert found.hires == Hires(
+        prompt="a cat, (fur:1.2)", negative="dog, blurry", cfg_scale=5.0, denoise=0.5, sampler=""
+    )
+    # What is written is read the same.
+    settings = {"Steps": 20, "Sampler": "Euler", "Seed": 1} | hires.settings(found.hires, "Euler", " <lora:moss:1>")
+    again = parse(infotext.write(Infotext("a cat", "dog", infotext.ordered(settings))))
+    assert again.settings["Hires prompt"] == "a cat, (fur:1.2) <lora:moss:1>"
+    assert Hires(**pnginfo.entry_of(again)[0]["hires"]) == found.hires
+    # Nothing of its own is nothing to write.
+    same = parse(text.replace("a cat, (fur:1.2) <", "a cat <"))
+    assert "prompt" not in pnginfo.entry_of(same)[0]["hires"]
+
+
+def test_noise_eta_and_emphasis_come_along():
+    settings = {
+        "Steps": "20",
+        "Sampler": "Euler a",
+        "ENSD": "31337",
+        "RNG": "CPU",
+        "Eta": "0.67",
+        "Emphasis": "No norm",
+    }
+    entry, notes = pnginfo.entry_of(Infotext("x", "", settings))
+    wanted = {"ensd": 31337, "noise_source": "CPU", "eta": 0.67, "emphasis": "No norm"}
+    assert wanted.items() <= entry.items() and notes == ()
+    entry, notes = pnginfo.entry_of(Infotext("x", "", settings | {"RNG": "TPU", "Eta": "9"}))
+    assert "noise_source" not in entry and "eta" not in entry
+    assert "noise_source = TPU" in " ".join(notes) and "eta = 9" in " ".join(notes)
 
 
 def test_a_picture_without_settings_and_a_broken_set(picture, tmp_path):

@@ -1,16 +1,24 @@
-"""Several processes are one trainer: the same losses, one writer, stop, and resume with another number of them."""
+"""Several processes are one trainer: the same losses, one writer, stop, and resume with another number of them.
+
+And one renderer: a comparison's cells are divided, and one process writes grid, scores and report.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import trainees
+from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
-from trainer import kohya
+from trainer import kohya, presets
+from trainer.cells import Evaluation
+from trainer.evaluate import evaluate
 from trainer.run import Run, find_runs
 
 EXACT = {"abs": 1e-5, "rel": 1e-4}  # sums of gradients in another order
@@ -76,6 +84,55 @@ def test_stopped_and_resumed_with_another_number(counts, alone, tmp_path, folder
     assert run.status.state == "finished"
     assert losses_of(run) == pytest.approx(losses_of(alone), **EXACT)
     assert same_weights(run, alone)
+
+
+PROMPTS = """
+[[prompt]]
+name = "one"
+prompt = "[trigger], disc"
+[[prompt]]
+name = "two"
+prompt = "disc, plain"
+width = 96
+height = 64
+leak = true
+"""
+
+
+def test_two_processes_render_one_comparison(alone, tmp_path, monkeypatch):
+    shutil.copytree(alone.path.parent.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    run = Run(tmp_path / "runs" / alone.name)
+    for name in ("set", "other"):
+        (tmp_path / f"{name}.toml").write_text(PROMPTS)
+    options = {"sampler": "Euler", "steps": 2, "batch_size": 2, "seeds": (5, 6, 7), "loss_pictures": 2}
+    config = run.config
+    changed = config.model_copy(update={"evaluation": config.evaluation.model_copy(update=options)})
+    (run.path / "config.toml").write_text(presets.to_toml(changed.model_dump()))
+    assert trainees.command_in_processes(["evaluate", run.path, "--prompts", "set.toml"], 2) == [0, 0]
+    folder = run.evaluation_folder("set")
+    found = Evaluation.load(folder)
+    rendered = [set((tmp_path / f"rendered-{rank}.txt").read_text().split()) for rank in range(2)]
+    assert len(found.cells) == 18 and all(rendered)
+    assert rendered[0] | rendered[1] == {Path(cell.file).stem for cell in found.cells}
+    assert len(rendered[0] & rendered[1]) <= 2  # at most the last batch, where one helped the other
+    # What two made is what one makes.
+    settings = changed.evaluation.model_copy(update={"prompts": "other.toml"})
+    lone = evaluate(run, settings)
+    for cell in found.cells:
+        with Image.open(folder / cell.file) as ours, Image.open(lone.folder / cell.file) as theirs:
+            assert max(high for _, high in ImageChops.difference(ours, theirs).getextrema()) <= 2
+    for ours, theirs in zip(found.rows, lone.evaluation.rows, strict=True):
+        assert "loss" in ours.scores and ours.scores == pytest.approx(theirs.scores, abs=2e-3)
+    assert (
+        json.loads((folder / "losses.json").read_text()).keys()
+        == json.loads((lone.folder / "losses.json").read_text()).keys()
+    )
+    assert (folder / "grid.png").exists() and (folder / "report.html").exists()
+    # Nothing is missing: nothing is rendered again. What one of them cannot read ends all.
+    assert trainees.command_in_processes(["evaluate", run.path, "--prompts", "set.toml"], 2) == [0, 0]
+    assert [set((tmp_path / f"rendered-{rank}.txt").read_text().split()) for rank in range(2)] == rendered
+    assert trainees.command_in_processes(["evaluate", run.path, "--epochs", "9"], 2) == [2, 2]
 
 
 def test_accelerates_own_launcher_makes_one_run(tmp_path, folders):

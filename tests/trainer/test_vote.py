@@ -11,9 +11,10 @@ from PIL import Image
 from trainer import report, vote, voting
 from trainer.cells import Evaluation, Prompt, Rendered, Row
 from trainer.errors import UserError
+from trainer.preference import fit
 from trainer.recommend import recommend
 from trainer.run import Run
-from trainer.vote import Ballot, fit, read_votes
+from trainer.vote import Ballot, read_votes
 
 FAIR = -1.0  # δ: some ties
 

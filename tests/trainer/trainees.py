@@ -89,6 +89,16 @@ def _train(path: str, kill: tuple[str, str, int] | None, folder: str) -> None:
 
 def train_in_processes(run: Run, count: int, meanwhile=lambda: None) -> list[int]:
     """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them."""
+    return _in_processes(_train, (str(run.path.resolve()), None, os.getcwd()), count, meanwhile)
+
+
+def command_in_processes(arguments: list[str], count: int) -> list[int]:
+    """A command of the command line in `count` such processes. Each leaves the keys of the cells that it rendered in
+    rendered-RANK.txt."""
+    return _in_processes(_command, (list(map(str, arguments)), os.getcwd()), count)
+
+
+def _in_processes(work, arguments: tuple, count: int, meanwhile=lambda: None) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -96,20 +106,40 @@ def train_in_processes(run: Run, count: int, meanwhile=lambda: None) -> list[int
     for rank in range(count):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
         variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        arguments = (str(run.path.resolve()), os.getcwd(), {key: str(value) for key, value in variables.items()})
-        processes.append(_context.Process(target=_train_as, args=arguments))
+        variables = {key: str(value) for key, value in variables.items()}
+        processes.append(_context.Process(target=_one_of_several, args=(work, arguments, variables)))
     for process in processes:
         process.start()
     meanwhile()
     for process in processes:
         process.join(240)
-        assert process.exitcode is not None, "a trainer hangs"
+        assert process.exitcode is not None, "a process hangs"
     return [process.exitcode for process in processes]
 
 
-def _train_as(path: str, folder: str, variables: dict[str, str]) -> None:
+def _one_of_several(work, arguments: tuple, variables: dict[str, str]) -> None:
     os.environ |= variables
-    _train(path, None, folder)
+    work(*arguments)
+
+
+def _command(arguments: list[str], folder: str) -> None:
+    import torch
+
+    from trainer.__main__ import main
+    from trainer.render import Renderer
+
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    render = Renderer.render
+
+    def noted(self, cells, *rest):
+        with open(f"rendered-{os.environ['RANK']}.txt", "a") as file:
+            file.writelines(f"{cell.key}\n" for cell in cells)
+        return render(self, cells, *rest)
+
+    Renderer.render = noted
+    sys.argv = ["lora-studio", *arguments]
+    sys.exit(main())
 
 
 def _die_at(event: str, part: str, times: int) -> None:

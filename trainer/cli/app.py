@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -13,4 +15,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+Result = TypeVar("Result")
 RunArgument = Annotated[str, typer.Argument(help="The run's folder, or its name in runs/.")]
+
+
+def once(look: Callable[[], Result]) -> Result:
+    """Under `accelerate launch` the main process alone looks, prints and makes folders; the others are told."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return look()
+    from trainer.processes import on_main
+
+    return on_main(look)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trainer import presets
-from trainer.cli.app import RunArgument, app
+from trainer.cli.app import RunArgument, app, once
 from trainer.errors import UserError
 from trainer.run import Run
 from trainer.terminal import bar, console, plain, table
@@ -29,32 +29,51 @@ def evaluate(
     z: Annotated[str, typer.Option(help="A third one, such as hires.denoise=0.4,0.6 or strength=0.6,1.")] = "",
     clip: Annotated[str, typer.Option(help="Folder of a CLIP model, for likeness scores.")] = "",
     dino: Annotated[str, typer.Option(help="Folder of a DINO model, for a second opinion on likeness.")] = "",
+    aesthetic: Annotated[str, typer.Option(help="File of an aesthetic predictor made for that CLIP.")] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="How it is rendered, over the run's own: evaluation.steps=30.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="While the run trains: each epoch as it comes.")] = False,
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Render the prompt set with the base and every epoch, side by side."""
-    from trainer import axes
+    from trainer import axes, processes
     from trainer.evaluate import evaluate as evaluate_run
+    from trainer.evaluate import wait_for_epoch
 
-    found = Run.open(run)
-    across = [axes.parse(text) for text in (x, y, z) if text]
-    strengths = strengths or axes.values_of(across, "strength")
-    chosen = {"prompts": prompts, "strengths": strengths, "seeds": seeds}
-    overrides = [f"evaluation.{key}={value}" for key, value in chosen.items() if value]
-    config = presets.layer(presets.flatten(found.config.model_dump()), dict(map(presets.parse_override, overrides)))
-    with bar("Rendering") as advance:
-        result = evaluate_run(
-            found,
-            config.evaluation,
-            epochs=parse_numbers(epochs or axes.values_of(across, "epoch")),
-            against=Run.open(against) if against else None,
-            against_epochs=parse_numbers(against_epochs),
-            across=across,
-            clip=clip,
-            dino=dino,
-            device=device,
-            progress=advance,
-        )
-    print_rows(result.evaluation)
+    def asked() -> dict:
+        """What is to be compared, read by one of the processes that are to render it."""
+        found = Run.open(run)
+        across = [axes.parse(text) for text in (x, y, z) if text]
+        chosen = {"prompts": prompts, "strengths": strengths or axes.values_of(across, "strength"), "seeds": seeds}
+        overrides = dict(map(presets.parse_override, set_ or []))
+        if other := [path for path in overrides if not path.startswith("evaluation.")]:
+            raise UserError(f"--set {other[0]}: the run was trained so; only evaluation.… can be changed here.")
+        overrides |= dict(presets.parse_override(f"evaluation.{key}={value}") for key, value in chosen.items() if value)
+        config = presets.layer(presets.flatten(found.config.model_dump()), overrides)
+        return {
+            "run": found,
+            "settings": config.evaluation,
+            "epochs": parse_numbers(epochs or axes.values_of(across, "epoch")),
+            "against": Run.open(against) if against else None,
+            "against_epochs": parse_numbers(against_epochs),
+            "across": across,
+        }
+
+    wanted = once(asked)
+    if follow and not once(wanted["run"].epochs):
+        wait_for_epoch(wanted["run"], [])
+    more = True
+    while more:
+        known = once(wanted["run"].epochs)
+        with bar("Rendering") as advance:
+            models = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
+            result = evaluate_run(**wanted, **models, device=device, progress=advance)
+        print_rows(result.evaluation)
+        more = follow and wait_for_epoch(wanted["run"], known)
+    processes.leave()
+    if unread := result.evaluation.about.get("Embeddings not used"):
+        console.print(f"[yellow]Note[/] Read as words, not as embeddings: {plain(unread)}")
     console.print(f"Grid    {plain(str(result.folder / 'grid.png'))}")
     console.print(f"Report  {plain(str(result.folder / 'report.html'))}")
 
@@ -155,7 +174,9 @@ def export(
     strength: Annotated[float, typer.Option(help="Baked in: at 1 the file then is what the epoch is at this.")] = 1.0,
     rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD), as a plain LoRA; 0 keeps it.")] = 0,
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16; as it was trained if left out.")] = "",
-    merge: Annotated[str, typer.Option(help="Several epochs with weights, in place of --epoch: 4:0.5,6:0.5.")] = "",
+    merge: Annotated[
+        str, typer.Option(help="Several with weights, in place of --epoch: 4:0.5,6:0.5; other LoRAs by name or file.")
+    ] = "",
     device: Annotated[str, typer.Option(help="cuda, cpu, …; the best there is if left out.")] = "",
 ):
     """Write the chosen epoch to models/, ready for A1111, Forge, ComfyUI and diffusers."""
@@ -168,14 +189,16 @@ def export(
     console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
 
 
-def parse_merge(text: str) -> list[tuple[int, float]]:
-    """ "4:0.5,6:0.5" -> [(4, 0.5), (6, 0.5)]; empty -> []."""
-    parts = []
+def parse_merge(text: str) -> list[tuple[int | str, float]]:
+    """ "4:0.5,6:0.3,hat:0.2" -> [(4, 0.5), (6, 0.3), ("hat", 0.2)]; empty -> []."""
+    parts: list[tuple[int | str, float]] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        epoch, _, weight = part.partition(":")
+        name, _, weight = part.rpartition(":")
         try:
-            parts.append((int(epoch), float(weight)))
+            parts.append((int(name) if name.isdecimal() else name, float(weight)))
         except ValueError:
+            name = ""
+        if not name:
             raise UserError(f"--merge {text}: write epochs with weights, for example 4:0.5,6:0.5.") from None
     return parts
 

@@ -14,7 +14,10 @@ from trainer.terminal import console, plain
 
 @app.command(name="png-info")
 def png_info(
-    image: Annotated[Path, typer.Argument(help="A picture from A1111, Forge, ComfyUI, InvokeAI or from here.")],
+    image: Annotated[
+        Path,
+        typer.Argument(help="A picture of A1111, Forge, ComfyUI, InvokeAI; its text as .txt, or - for pasted text."),
+    ],
     to: Annotated[Path | None, typer.Option(help="Append it to this prompt set, a .toml file.")] = None,
     name: Annotated[str, typer.Option(help="The prompt's name there; the picture's if left out.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -22,11 +25,12 @@ def png_info(
     """Say what a picture was made with, and carry it into a prompt set."""
     from trainer import pnginfo
 
-    found = pnginfo.read(image)
+    pasted = str(image) == "-"
+    found = pnginfo.read_text(sys.stdin.read()) if pasted else pnginfo.read(image)
     print_explained(found.as_json(), pnginfo.lines(found), as_json)
     if to is None:
         return
-    added = pnginfo.append(found.info, to, name or image.stem)
+    added = pnginfo.append(found.info, to, name or ("pasted" if pasted else image.stem))
     notes = [f"Added to {to} as '{added.name}'.", *added.notes]
     for note in notes:
         if as_json:  # what is printed stays JSON

@@ -19,6 +19,7 @@ app.add_typer(dataset, name="dataset")
 
 Folder = Annotated[Path, typer.Argument(help="The folder with the pictures.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+ReadOnly = Annotated[bool, typer.Option("--dry-run", help="Taken as by every verb; this one changes nothing anyway.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, complete.")]
 Where = Annotated[str, typer.Option(help="Only pictures that fit: 'tag:hat AND NOT tag:smile AND tokens:>75'.")]
 Format = Annotated[str, typer.Option(help="Where captions are kept: txt, caption, metadata or kohya.")]
@@ -101,6 +102,7 @@ def tags(
     where: Where = "",
     pairs: Annotated[bool, typer.Option("--pairs", help="Which tags stand together.")] = False,
     format: Format = "txt",
+    dry_run: ReadOnly = False,
     as_json: Json = False,
 ):
     """How often each tag is used, or which are used together."""
@@ -181,11 +183,28 @@ def undo(
     from trainer.dataset import aside
 
     name, touched = aside.newest(folder) if dry_run else aside.undo(folder, force=force)
+    _tell(folder, name, touched, "undo", "Would take back" if dry_run else "Took back", dry_run, as_json)
+
+
+@dataset.command()
+def redo(
+    folder: Folder,
+    force: Annotated[bool, typer.Option("--force", help="Also where captions were changed by hand since.")] = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+):
+    """Do again what `undo` took back last, as long as nothing new was done."""
+    from trainer.dataset import aside
+
+    name, touched = aside.redoable(folder) if dry_run else aside.redo(folder, force=force)
+    _tell(folder, name, touched, "redo", "Would do again" if dry_run else "Did again", dry_run, as_json)
+
+
+def _tell(folder: Path, name: str, touched: list[Path], what: str, verb: str, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json({"operation": name, "files": [_name(folder, path) for path in touched], "dry_run": dry_run})
         return
-    verb = "Would take back" if dry_run else "Took back"
-    console.print(plain(f"{verb} '{name}': {len(touched)} files." if name else "There is nothing to undo."))
+    console.print(plain(f"{verb} '{name}': {len(touched)} files." if name else f"There is nothing to {what}."))
 
 
 @dataset.command()

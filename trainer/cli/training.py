@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from trainer import presets
-from trainer.cli.app import RunArgument, app
+from trainer.cli.app import RunArgument, app, once
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.run import Run, find_runs
@@ -26,8 +24,6 @@ DataOption = Annotated[str, typer.Option(help="The folder with pictures and capt
 NameOption = Annotated[str, typer.Option(help="Name of the LoRA; the data folder's name if left out.")]
 TriggerOption = Annotated[str, typer.Option(help="Trigger word; the first tag that all captions share if left out.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Any setting: adapter.rank=16.")]
-
-Result = TypeVar("Result")
 
 
 @app.command()
@@ -122,7 +118,7 @@ def configure(preset: str, base: str, data: str, name: str, trigger: str, overri
 
 def start(config: TrainConfig) -> Run:
     """Check, show the plan, make the run folder and train in this process."""
-    run = Run(_once(lambda: _prepare(config)))
+    run = Run(once(lambda: _prepare(config)))
     work(run)
     return run
 
@@ -142,15 +138,6 @@ def _prepare(config: TrainConfig) -> Path:
     run = Run.create(config)
     console.print(f"Run [bold]{plain(str(run.path))}[/]")
     return run.path
-
-
-def _once(look: Callable[[], Result]) -> Result:
-    """Under `accelerate launch` the main process alone looks, prints and makes folders; the others are told."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return look()
-    from trainer.processes import on_main
-
-    return on_main(look)
 
 
 def foretell(config: TrainConfig, examples) -> None:
@@ -198,7 +185,7 @@ def resume(run: RunArgument):
             return None
         return found.path
 
-    path = _once(unfinished)
+    path = once(unfinished)
     if path is not None:
         work(Run(path))
 

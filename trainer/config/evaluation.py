@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,12 @@ class EvaluationConfig(Part):
         le=30,
         label="CFG scale",
         help="How strictly the prompt is followed; 7 is the middle for SD 1.5, 5 for SDXL.",
+    )
+    noise_source: Literal["NV", "CPU", "GPU"] = setting(
+        "NV",
+        label="Noise from",
+        help="Where a seed's noise is drawn: NV is what an NVIDIA card draws in A1111 and Forge, here on any machine; "
+        "CPU is ComfyUI's way; GPU is the card that is there.",
     )
     size: int = setting(
         0,

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from os.path import splitext
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -42,13 +43,13 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Pictures that cameras and editors write and that cannot be read here, so that they can be pointed out.
-FOREIGN_ENDINGS = frozenset(
-    """.heic .heif .jxl .jp2 .psd .xcf .kra .svg .tga .exr .raw .cr2 .cr3 .nef .arw .dng
-    .mp4 .mov .mkv .webm .avi""".split()  # noqa: SIM905
+VIDEO_ENDINGS = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .wmv .flv".split())
+FOREIGN_ENDINGS = VIDEO_ENDINGS | frozenset(
+    ".heic .heif .jxl .jp2 .psd .xcf .kra .svg .tga .exr .raw .cr2 .cr3 .nef .arw .dng".split()
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One readable picture file; `width` and `height` in pixels as it is shown, after EXIF rotation."""
 
@@ -237,7 +238,7 @@ def _walk(folder: Path, endings: Container[str] | None) -> Iterator[tuple[str, l
             continue
         seen.add(identity)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        wanted = (name for name in files if endings is None or os.path.splitext(name)[1].lower() in endings)
+        wanted = (name for name in files if endings is None or splitext(name)[1].lower() in endings)
         yield parent, [name for name in wanted if not name.startswith(".")]
 
 

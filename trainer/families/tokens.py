@@ -10,7 +10,7 @@ from trainer.families.sources import resolve
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`ids` gives a text's token ids without begin and end marks, as `webui.prompt.chunks` wants them."""
+    """`ids` gives a text's token ids without begin and end marks, as `webui.chunking.chunks` wants them."""
 
     name: str
     ids: Callable[[str], list[int]]

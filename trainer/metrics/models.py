@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,46 @@ class Dino:
         pixels = torch.from_numpy(self.how(image)).to(self.device)
         with torch.inference_mode():
             return _unit(self.model(pixel_values=pixels[None]).last_hidden_state[:, 0])
+
+
+class Aesthetic:
+    """A predictor of people's marks from 1 to 10, as a function of a CLIP picture vector.
+
+    LAION's (Schuhmann et al. 2022, arXiv 2210.08402) are linear layers one after the other, without anything between
+    them; each was made for one CLIP. Read weights-only, so that the file cannot run code.
+    """
+
+    def __init__(self, file: Path, clip: Clip) -> None:
+        width = clip.model.config.projection_dim
+        self.layers = _layers(file)
+        shapes = [weight.shape for weight, _ in self.layers]
+        if not shapes or [width, *(shape[0] for shape in shapes)] != [*(shape[1] for shape in shapes), 1]:
+            raise UserError(
+                f"{file} is no aesthetic predictor for this CLIP, whose vectors have {width} numbers: take the one "
+                "made for it, such as sac+logos+ava1-l14-linearMSE.pth for CLIP ViT-L/14."
+            )
+
+    def __call__(self, vector: np.ndarray) -> float:
+        for weight, bias in self.layers:
+            vector = weight @ vector + bias
+        return float(vector[0])
+
+
+def _layers(file: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(weight [out, in], bias [out]) of each layer, in order. Raises UserError when the file cannot be read."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+        # "layers.0.weight", "layers.2.weight", …; a single layer is just "weight".
+        names = sorted(
+            (key for key in state if key.endswith("weight")), key=lambda key: [*map(int, re.findall(r"\d+", key))]
+        )
+        pairs = [(state[name], state[name.removesuffix("weight") + "bias"]) for name in names]
+        return [(weight.float().numpy(), bias.float().numpy()) for weight, bias in pairs if weight.ndim == 2]
+    except Exception as error:  # torch.load raises many kinds; each of them means the same to the owner
+        raise UserError(f"{file} cannot be read as an aesthetic predictor ({type(error).__name__}).") from error
 
 
 def _unit(features) -> np.ndarray:

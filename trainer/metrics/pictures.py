@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 from PIL import Image
 
-from trainer.cells import BASE_EPOCH, Evaluation, Rendered
-from trainer.metrics.models import Clip, Dino
+from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Rendered, is_base
+from trainer.metrics.models import Aesthetic, Clip, Dino
 
 # More training pictures than this change a mean similarity by less than renders differ from seed to seed.
 MOST_TRAINING_PICTURES = 200
 
-# (epoch, strength) -> {"training": mean denoising loss, "held_out": …}; the base is (0, 1.0).
+# (epoch, strength) -> {"training": mean denoising loss, "held_out": …}; the base is (0, 1.0), that of a second run
+# (SECOND_BASE, 1.0): measured on its pictures, even where both runs have one base.
 Losses = Mapping[tuple[int, float], Mapping[str, float]]
 
 
@@ -33,16 +34,20 @@ class Pictures:
         trigger: str,
         dino: Dino | None = None,
         losses: Losses = MappingProxyType({}),
+        aesthetic: Aesthetic | None = None,
     ) -> None:
         self.clip = clip
+        self.aesthetic = aesthetic
+        self.folder, self.training_files = Path(folder), _sample(training, MOST_TRAINING_PICTURES)
         self.losses = losses
         self.trigger = trigger
         self.prompts = {prompt.name: prompt for prompt in evaluation.prompts}
-        self.base = {(cell.column, cell.seed): cell for cell in evaluation.cells if cell.epoch == BASE_EPOCH}
+        self.evaluation = evaluation
+        self._bases = {(cell.epoch, cell.column, cell.seed): cell for cell in evaluation.cells if is_base(cell.epoch)}
         # Every picture of one prompt, seed and epoch by strength; at strength 0 it is the base's.
         self.ladder: dict[tuple[str, int, int], dict[float, Rendered]] = {}
         for cell in evaluation.cells:
-            if cell.epoch != BASE_EPOCH:
+            if not is_base(cell.epoch):
                 self.ladder.setdefault((cell.column, cell.seed, cell.epoch), {})[cell.strength] = cell
         self._texts: dict[str, np.ndarray] = {}
         self.features: dict[str, np.ndarray] = {}  # cell.file: unit vector
@@ -57,7 +62,7 @@ class Pictures:
                 self.tones[cell.file] = tone(image, 256)
                 if dino:
                     self.dino[cell.file] = dino.picture(image)
-        images = (open_picture(path) for path in _sample(training, MOST_TRAINING_PICTURES))
+        images = map(open_picture, self.training_files)
         found = [
             (self._encode(image), tone(image, side), dino.picture(image) if dino else None)
             for image in images
@@ -67,6 +72,14 @@ class Pictures:
         self.training_tones = np.array([tones for _, tones, _ in found])  # [n, 4]
         self.training_dino = np.array([vector for _, _, vector in found])  # [n, e]
 
+    def image(self, cell: Rendered) -> Image.Image | None:
+        """A cell's picture itself, for a metric that looks at it anew; None where it cannot be read."""
+        return open_picture(self.folder / cell.file)
+
+    def training_images(self) -> Iterator[Image.Image]:
+        """The training pictures that are compared with, as far as they can be read."""
+        return filter(None, map(open_picture, self.training_files))
+
     def _encode(self, image: Image.Image) -> np.ndarray:
         return self.clip.picture(image) if self.clip else describe(image)
 
@@ -75,6 +88,15 @@ class Pictures:
         if prompt not in self._texts:
             self._texts[prompt] = self.clip.text(plain_words(prompt, self.trigger))
         return self._texts[prompt]
+
+    def base(self, cell: Rendered) -> Rendered | None:
+        """The base's picture of the same prompt and seed, where there is one that can be read."""
+        base = self._bases.get((self.evaluation.base_of(cell.epoch), cell.column, cell.seed))
+        return base if base is not None and base.file in self.features else None
+
+    def base_losses(self, epoch: int) -> Mapping[str, float]:
+        """What the base of an epoch's run loses on that run's pictures."""
+        return self.losses.get((SECOND_BASE if epoch in self.evaluation.labels else BASE_EPOCH, 1.0), {})
 
     def leak(self, cell: Rendered) -> bool:
         return cell.column in self.prompts and self.prompts[cell.column].leak

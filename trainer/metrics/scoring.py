@@ -9,9 +9,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from trainer.cells import BASE_EPOCH, Evaluation, Rendered, Row
+from trainer.cells import Evaluation, Rendered, Row, is_base
+from trainer.errors import UserError
 from trainer.files import write_json
-from trainer.metrics.models import Clip, Dino
+from trainer.metrics.models import Aesthetic, Clip, Dino
 from trainer.metrics.pictures import Losses, Pictures
 from trainer.metrics.table import METRICS, Metric
 
@@ -25,20 +26,27 @@ def score(
     *,
     dino: Path | None = None,
     losses: Losses = MappingProxyType({}),
+    aesthetic: Path | None = None,
 ) -> None:
     """Fill `scores` of every cell and row of the evaluation and write scores.json into `folder`.
 
     `clip` is a folder with a transformers CLIPModel, its tokenizer and preprocessor_config.json, `dino` one with a
-    DINO or DINOv2 model; `trigger` is taken out of prompts before they are compared with pictures; `losses` are
-    denoising losses of the rows. Cells whose picture is not there yet and training pictures that cannot be read
-    are left out. Values are rounded to four digits. Raises UserError when a folder holds no such model.
+    DINO or DINOv2 model, `aesthetic` a predictor's file for that CLIP; `trigger` is taken out of prompts before they
+    are compared with pictures; `losses` are denoising losses of the rows. Cells whose picture is not there yet and
+    training pictures that cannot be read are left out. Values are rounded to four digits. Raises UserError when a
+    folder holds no such model.
     """
     folder = Path(folder)
-    models = Clip(Path(clip)) if clip else None, Dino(Path(dino)) if dino else None
-    pictures = Pictures(evaluation, folder, training_pictures, models[0], trigger, models[1], losses)
-    source = f"CLIP ({Path(clip).name})" if clip else "colours and outlines, without CLIP"
-    evaluation.about["Scores from"] = source + (f"; DINO ({Path(dino).name})" if dino else "")
-    there = {"clip": clip, "dino": dino, "losses": losses, "strengths": len(evaluation.strengths) > 1}
+    if aesthetic and not clip:
+        raise UserError("An aesthetic predictor reads what CLIP sees: name the CLIP that it was made for with --clip.")
+    seer, second = Clip(Path(clip)) if clip else None, Dino(Path(dino)) if dino else None
+    judge = Aesthetic(Path(aesthetic), seer) if aesthetic else None
+    pictures = Pictures(evaluation, folder, training_pictures, seer, trigger, second, losses, judge)
+    source = [f"CLIP ({Path(clip).name})" if clip else "colours and outlines, without CLIP"]
+    source += [f"{name} ({Path(path).name})" for name, path in (("DINO", dino), ("marks", aesthetic)) if path]
+    evaluation.about["Scores from"] = "; ".join(source)
+    there = {"clip": clip, "dino": dino, "aesthetic": aesthetic, "losses": losses}
+    there["strengths"] = len(evaluation.strengths) > 1
     there["held_out"] = any("held_out" in row for row in losses.values())
     usable = {name: metric for name, metric in METRICS.items() if not metric.needs or there[metric.needs]}
     for row, cells in _rows(evaluation):
@@ -69,12 +77,12 @@ def _keep(scores: dict[str, float], name: str, value: float | None) -> None:
 
 
 def _rows(evaluation: Evaluation) -> list[tuple[Row, list[Rendered]]]:
-    """Every row with its cells; rows that the evaluation lacks are added. The base is one row at any strength."""
+    """Every row with its cells; rows that the evaluation lacks are added. A base is one row at any strength."""
     cells: dict[tuple, dict[tuple, Rendered]] = {}
     for cell in evaluation.cells:
-        key = (cell.epoch, None if cell.epoch == BASE_EPOCH else cell.strength)
+        key = (cell.epoch, None if is_base(cell.epoch) else cell.strength)
         cells.setdefault(key, {}).setdefault((cell.column, cell.seed), cell)
-    rows = {(row.epoch, None if row.epoch == BASE_EPOCH else row.strength): row for row in evaluation.rows}
+    rows = {(row.epoch, None if is_base(row.epoch) else row.strength): row for row in evaluation.rows}
     for key, members in cells.items():
         if key not in rows:
             rows[key] = Row(key[0], next(iter(members.values())).strength)

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from trainer.cells import BASE_EPOCH, Rendered
+from trainer.cells import Rendered, is_base
 from trainer.metrics.pictures import LEAST_DEVIATION, Pictures, plain_words
 
 
@@ -22,7 +22,7 @@ class Metric:
     better: str  # "higher" | "lower"
     of_picture: Callable[[Pictures, Rendered], float | None] | None = None
     of_row: Callable[[Pictures, list[Rendered]], float | None] | None = None  # None: the mean over its pictures
-    needs: str = ""  # only with "clip" or "dino" models, "losses", "held_out" ones, or several "strengths"
+    needs: str = ""  # only with "clip", "dino" or "aesthetic" models, "losses", "held_out" ones, several "strengths"
 
 
 def likeness(pictures: Pictures, cell: Rendered) -> float | None:
@@ -34,8 +34,8 @@ def likeness(pictures: Pictures, cell: Rendered) -> float | None:
 
 def bleed(pictures: Pictures, cell: Rendered) -> float | None:
     """1 - cosine to the base's picture of the same prompt and seed, of prompts without the trigger."""
-    base = pictures.base.get((cell.column, cell.seed))
-    if not pictures.leak(cell) or cell.epoch == BASE_EPOCH or base is None or base.file not in pictures.features:
+    base = pictures.base(cell)
+    if not pictures.leak(cell) or is_base(cell.epoch) or base is None:
         return None
     return max(0.0, 1 - float(pictures.features[cell.file] @ pictures.features[base.file]))
 
@@ -79,12 +79,17 @@ def dino(pictures: Pictures, cell: Rendered) -> float | None:
     return float((pictures.training_dino @ pictures.dino[cell.file]).mean())
 
 
+def aesthetic(pictures: Pictures, cell: Rendered) -> float | None:
+    """The mark that people would give the picture, from 1 to 10, by a predictor on CLIP's vectors."""
+    return pictures.aesthetic(pictures.features[cell.file])
+
+
 def response(pictures: Pictures, cells: list[Rendered]) -> float | None:
     """How much further from the base's picture this strength is than the one below it, per unit of strength."""
     rises = []
     for cell in cells:
-        base = pictures.base.get((cell.column, cell.seed))
-        if cell.epoch == BASE_EPOCH or pictures.leak(cell) or base is None or base.file not in pictures.features:
+        base = pictures.base(cell)
+        if is_base(cell.epoch) or pictures.leak(cell) or base is None:
             continue
         ladder = pictures.ladder[cell.column, cell.seed, cell.epoch]
         below = max((one for one in ladder if one < cell.strength and one > 0), default=0.0)
@@ -109,7 +114,7 @@ def held_out(pictures: Pictures, cells: list[Rendered]) -> float | None:
 def gap(pictures: Pictures, cells: list[Rendered]) -> float | None:
     """Held-out loss over training loss, each in parts of the base's, minus 1."""
     own = [_loss(pictures, cells, name) for name in ("held_out", "training")]
-    base = [pictures.losses.get((BASE_EPOCH, 1.0), {}).get(name) for name in ("held_out", "training")]
+    base = [pictures.base_losses(cells[0].epoch).get(name) for name in ("held_out", "training")] if cells else [None]
     if None in own or None in base or not all(base) or not own[1]:
         return None
     return own[0] / base[0] / (own[1] / base[1]) - 1
@@ -118,7 +123,7 @@ def gap(pictures: Pictures, cells: list[Rendered]) -> float | None:
 def _loss(pictures: Pictures, cells: list[Rendered], name: str) -> float | None:
     if not cells:
         return None
-    key = (cells[0].epoch, 1.0 if cells[0].epoch == BASE_EPOCH else cells[0].strength)
+    key = (cells[0].epoch, 1.0 if is_base(cells[0].epoch) else cells[0].strength)
     return pictures.losses.get(key, {}).get(name)
 
 
@@ -179,6 +184,15 @@ METRICS: dict[str, Metric] = {
         dino,
         needs="dino",
     ),
+    "aesthetic": Metric(
+        "Aesthetic",
+        "The mark from 1 to 10 that people who rate pictures would give, according to a predictor that reads CLIP.",
+        "It likes what its raters liked: polished paintings and portraits. Drawings and plain grounds score low "
+        "however good they are, and it knows nothing of your subject. Compare with the base's value.",
+        "higher",
+        aesthetic,
+        needs="aesthetic",
+    ),
     "response": Metric(
         "Response",
         "How much one more unit of strength still moves pictures with the trigger word away from the base's, "
@@ -193,7 +207,7 @@ METRICS: dict[str, Metric] = {
         "Loss",
         "How far the model is from removing noise from training pictures, at the same noise and time steps for every "
         "row (the training loss without its luck).",
-        "It falls as long as anything is learned by heart, so the lowest is usually overcooked. Compare rows of one "
+        "It falls as long as anything is learned by heart, so with enough training the lowest is overcooked. Compare rows of one "
         "run only.",
         "lower",
         of_row=loss,

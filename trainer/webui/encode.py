@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from trainer.errors import UserError, nearest
-from trainer.webui.prompt import Chunk
+from trainer.webui.chunking import Chunk
 
 Tensor = torch.Tensor
 

@@ -3,8 +3,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from trainer.errors import UserError  # noqa: E402
+from trainer.webui.chunking import chunks  # noqa: E402
 from trainer.webui.encode import emphasize, encode, guide, insert_embeddings, pad_to  # noqa: E402
-from trainer.webui.prompt import attention, chunks  # noqa: E402
+from trainer.webui.prompt import attention  # noqa: E402
 
 
 def tokenize(text):

@@ -3,19 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.errors import UserError
-from trainer.webui.prompt import (
-    Network,
-    apply_style,
-    attention,
-    chunks,
-    extract_networks,
-    pad,
-    parse,
-    read_styles,
-    schedule,
-    split_and,
-    strip_comments,
-)
+from trainer.webui.chunking import chunks, pad
+from trainer.webui.prompt import Network, attention, extract_networks, parse, split_and, strip_comments
+from trainer.webui.prompt_editing import schedule
+from trainer.webui.styles import apply_style, read_styles
 
 MARKS = [
     "a",
