@@ -12,5 +12,6 @@ _keys = st.components.v2.component(
 
 
 def listen() -> None:
-    """`/` puts the cursor into the filter (the text field with the key "filter"), where the page has one."""
+    """`/` puts the cursor into the filter (the text field with the key "filter"), where the page has one; a file that
+    is pasted goes into the page's first field for files."""
     _keys(key="keys")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from studio.language import LANGUAGES, LOCALES
+from studio.sentences import FIELD
 
 KEYWORDS = {"_": None, "plural": (2,)}
 SOURCE = Path(__file__).parent
@@ -70,8 +71,13 @@ def update(language: str) -> list[str]:
         revision_date=DATE,
         fuzzy=False,
     )
+    same_words = {FIELD.sub("{}", text): text for text in known}
     for text in messages():
-        catalog.add(text, known.get(text, ""))
+        # The trainer's patterns are named after its variables: one that is renamed is still the same sentence.
+        before = same_words.get(FIELD.sub("{}", text), text)
+        names = dict(zip(FIELD.findall(before), FIELD.findall(text)))
+        renamed = FIELD.sub(lambda field, names=names: f"{{{names[field[1]]}}}", known.get(before, ""))
+        catalog.add(text, known.get(text) or renamed)
     po(language).parent.mkdir(parents=True, exist_ok=True)
     with open(po(language), "wb") as file:
         write_po(file, catalog, width=120)

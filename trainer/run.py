@@ -219,7 +219,7 @@ class Run:
         """One entry per step in order. A resumed run repeats the steps since its last state: the newest counts."""
         by_step: dict[int, dict[str, Any]] = {}
         try:
-            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
         for line in lines:

@@ -49,8 +49,9 @@ def show_steps(project: projects.Project) -> None:
 def tagged(project: projects.Project) -> str:
     if not project.name:
         return _("no folder yet")
-    pictures = plural(project.pictures, "picture")
-    return f"{project.name}: " + _("{pictures}, {n} with a caption").format(pictures=pictures, n=project.captioned)
+    words = _("{pictures}, {n} with a caption")
+    said = words.format(pictures=plural(project.pictures, "picture"), n=f"{project.captioned:,}")
+    return f"{project.name}: {said}"
 
 
 def trained(project: projects.Project) -> str:

@@ -238,8 +238,9 @@ def show_progress(run: Run, status: Status) -> None:
         _("Learning rate"): f"{progress.learning_rate:.2g}" if progress.learning_rate is not None else "–",
         _("Memory"): size(progress.memory) if progress.memory else "–",
     }
-    with st.container(horizontal=True, gap="large"):
-        for label, value in figures.items():
+    known = {label: value for label, value in figures.items() if value != "–"}
+    with st.container(horizontal=True, gap="medium"):
+        for label, value in known.items():
             with st.container(width="content", gap=None):
                 st.caption(label)
                 st.text(value)

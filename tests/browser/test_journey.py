@@ -1,5 +1,6 @@
 """Real journeys in Chromium, each over a working folder of its own."""
 
+import io
 import json
 import tomllib
 import zipfile
@@ -7,6 +8,8 @@ import zipfile
 import pytest
 import tiny
 from comparisons import make_comparison
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from serving import PATIENCE, served
 from trainees import draw_pictures
 
@@ -183,7 +186,8 @@ def test_a_run_is_watched_sampled_killed_resumed_and_stopped(page, workplace):
         saved = load_state(long.path / "state")["position"].step
         page.get_by_role("button", name="Resume").click()
         state("training").wait_for()
-        page.get_by_role("button", name="Stop").click()
+        # Streamlit shows a Stop of its own above the page while a script runs.
+        page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Stop").click()
         state("stopped").wait_for()
         assert long.status.state == "stopped" and long.status.progress.step >= saved
 
@@ -200,6 +204,26 @@ def test_a_run_is_watched_sampled_killed_resumed_and_stopped(page, workplace):
         page.get_by_role("button", name="Restore").click()
         page.get_by_text(short.name).first.wait_for()
         assert {run.name for run in find_runs()} == {long.name, short.name}
+
+
+PASTE = """content => {
+  const pasted = new DataTransfer();
+  pasted.items.add(new File([Uint8Array.from(content)], "image.png", {type: "image/png"}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: pasted, bubbles: true}));
+}"""
+
+
+def test_a_picture_is_pasted_into_png_info(page, settle, workplace):
+    text = PngInfo()
+    text.add_text("parameters", "a <b>mossy</b> portrait\nSteps: 21, Sampler: Euler, CFG scale: 7.0, Seed: 5")
+    drawn = io.BytesIO()
+    Image.new("RGB", (32, 32)).save(drawn, "PNG", pnginfo=text)
+    with served(workplace) as studio:
+        page.goto(f"{studio}/png_info")
+        settle(page)
+        page.evaluate(PASTE, list(drawn.getvalue()))
+        page.get_by_text("a <b>mossy</b> portrait").wait_for()
+        page.get_by_text("21", exact=True).wait_for()
 
 
 KOHYA = {"pretrained_model_name_or_path": "x", "network_dim": 12, "network_alpha": 6, "epoch": 7, "train_batch_size": 3}
