@@ -41,7 +41,7 @@ def main() -> None:
 
 def scale(folder: Path, number: int) -> None:
     print(f"| stage, {number:,} pictures | seconds | peak memory |\n|---|---:|---:|")
-    for stage in (draw, first_scan, second_scan, duplicates, filter_tags, filter_sizes, tables):
+    for stage in (draw, first_scan, second_scan, duplicates, filter_tags, filter_sizes, check, tables):
         answers: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
         process = multiprocessing.get_context("spawn").Process(target=_measured, args=(stage, folder, number, answers))
         process.start()
@@ -119,6 +119,14 @@ def filter_sizes(folder: Path, number: int) -> str:
     return f"{len(items.select(folder, 'tag:hat AND height:>70')):,} found"
 
 
+def check(folder: Path, number: int) -> str:
+    """health check at 64 px"""
+    from trainer.dataset import health
+
+    report = health.check(folder, resolution=64)
+    return f"{len(report.findings):,} findings"
+
+
 def tables(folder: Path, number: int) -> str:
     """read all captions, frequencies and pairs"""
     from trainer.dataset import items, tags
@@ -131,6 +139,7 @@ def tables(folder: Path, number: int) -> str:
 
 
 def tagger(number: int, side: int) -> None:
+    import numpy as np
     from PIL import Image
 
     from trainer.dataset import images
@@ -145,18 +154,33 @@ def tagger(number: int, side: int) -> None:
             noise.convert("RGB").save(folder / f"{at}.jpg", quality=92)
             paths.append(folder / f"{at}.jpg")
         loaded = WD14(folder)
-        ready = [prepare(images.open_rgb(path), loaded.size) for path in paths[: loaded.batch_size]]
+        ready = np.stack([prepare(images.open_rgb(path), loaded.size) for path in paths[: loaded.batch_size]])
         loaded._run(ready)  # warm
-        alone = _seconds(lambda: [loaded._run(ready) for _ in range(number // len(ready))])
+        rounds = number // len(ready)
+        alone = _seconds(lambda: [loaded._run(ready) for _ in range(rounds)])
+        batches, run = [], loaded._run
+
+        def timed(pictures):
+            begun = time.perf_counter()
+            rows = run(pictures)
+            batches.append((begun, time.perf_counter()))
+            return rows
+
+        loaded._run = timed
         whole = _seconds(lambda: list(loaded.tag(paths)))
-        alone = (alone + _seconds(lambda: [loaded._run(ready) for _ in range(number // len(ready))])) / 2
+        loaded._run = run
+        alone = (alone + _seconds(lambda: [loaded._run(ready) for _ in range(rounds)])) / 2
+        waited = sum(later - earlier for (_, earlier), (later, _) in zip(batches, batches[1:]))
+        busy = sum(ended - begun for begun, ended in batches)
         few = paths[:8]
         preparing = _work(lambda: [prepare(images.open_rgb(path), loaded.size) for path in few]) / len(few)
         thinking = _work(lambda: loaded._run(ready)) / len(ready)
-    print("| tagger | pictures a second |\n|---|---:|")
-    print(f"| model alone, batches of {loaded.batch_size} | {number / alone:.2f} |")
-    print(f"| files of {side}×{side} to tags | {number / whole:.2f} |")
+    print("| tagger | |\n|---|---:|")
+    print(f"| model alone, batches of {loaded.batch_size}: pictures a second | {number / alone:.2f} |")
+    print(f"| files of {side}×{side} to tags: pictures a second | {number / whole:.2f} |")
     print(f"| share of the pure rate | {alone / whole:.0%} |")
+    print(f"| share of the time from the first batch to the last that the model ran | {busy / (busy + waited):.1%} |")
+    print(f"| seconds until the first batch was ready | {whole - busy - waited:.2f} |")
     print(f"| seconds of processor time a picture: preparation | {preparing:.3f} |")
     print(f"| … the model | {thinking:.3f} |")
 

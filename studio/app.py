@@ -1,5 +1,6 @@
 """The studio's entrance: `lora-studio ui`. Sets the page up and hands over to the pages."""
 
+import gc
 from pathlib import Path
 
 import streamlit as st
@@ -12,13 +13,15 @@ PAGES = Path(__file__).parent / "views"
 # Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
 LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
-.st-key-keys { display: none; }
+.st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
 </style>"""
 # White on the accent of the dark theme has a contrast of 3.5, too little for a label.
 DARK = """<style>
 [data-testid^="stBaseButton-primary"], [data-testid^="stBaseButton-primary"]:hover { color: #06121b; }
 </style>"""
 
+# Of ten thousand pictures there are a million small objects, and the usual 700 new ones start a look through them.
+gc.set_threshold(50_000, 20, 100)
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
 language.choose()
 pages = [

@@ -9,6 +9,7 @@ import streamlit as st
 
 from studio import comparison, state
 from studio.language import _
+from studio.sentences import said
 from studio.text import escape
 from trainer import voting
 from trainer.cells import Evaluation
@@ -108,7 +109,7 @@ def show_certainty(ranking: Ranking) -> None:
 
 
 def show_result(ranking: Ranking, evaluation: Evaluation, ask_export: Callable[[int, str], None]) -> None:
-    st.success(escape(ranking.sentence(evaluation.labels)), icon=":material/how_to_vote:")
+    st.success(escape(said(ranking.sentence(evaluation.labels))), icon=":material/how_to_vote:")
     if ranking.winner and ranking.winner[0] not in evaluation.labels:  # a second run is exported from its own page
         ask_export(ranking.winner[0], "export winner")
 

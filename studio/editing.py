@@ -17,8 +17,8 @@ def save(folder: Path, change: Mapping[str, Any]) -> str:
     Raises UserError for a picture that is not in the folder, and when the caption is no longer what the page
     showed: the message then holds both texts.
     """
-    path = next((path for path in images.find(folder) if path.as_posix() == change.get("id")), None)
-    if path is None:
+    path = Path(str(change.get("id")))
+    if str(path) not in images.stamps(folder, images.ENDINGS):  # among what is there: a name is never taken on trust
         raise UserError(_("This picture is no longer in the folder: reload the page."))
     wanted = captions.join(map(str, change["tags"])) if "tags" in change else str(change.get("text", "")).strip()
     now = captions.caption_of(path) or ""

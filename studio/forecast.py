@@ -20,6 +20,7 @@ from trainer.texts import duration, size
 
 ASKED = Path(".studio") / "estimates"  # the settings that were asked about, a file each
 REFRESH = 1.0
+LIVE = "forecast live"  # in the session: whether it was asked for once
 # What the trainer names in `Estimate.training`, for the translations.
 PARTS = ("text encoders", "optimizer", "average", "activations and gradients", "program and driver")
 
@@ -31,7 +32,9 @@ def show(config: TrainConfig, stamp: tuple) -> None:
     job = jobs.latest("estimate", subject)
     active = job is not None and job.active
     with st.container(horizontal=True):
-        if st.button(_("What will it take?"), key="estimate", icon=":material/speed:", disabled=active):
+        hint = _("From then on it follows every change of the form.")
+        if st.button(_("What will it take?"), key="estimate", icon=":material/speed:", disabled=active, help=hint):
+            st.session_state[LIVE] = True
             start(text, subject)
         if st.button(
             _("Time two steps"),
@@ -43,6 +46,22 @@ def show(config: TrainConfig, stamp: tuple) -> None:
             start(text, subject, "--probe")
     if job is not None:
         st.fragment(watch, run_every=REFRESH if active else None)(subject)
+    elif st.session_state.get(LIVE):
+        if not counting():
+            start(text, subject)
+        st.fragment(wait, run_every=REFRESH)()
+
+
+def counting() -> bool:
+    job = jobs.latest("estimate")
+    return job is not None and job.active
+
+
+def wait() -> None:
+    """For the answer to a question that the form has left behind; one is asked at a time."""
+    st.caption(_("Counting memory, time and disk"))
+    if not counting():
+        st.rerun()
 
 
 def start(text: str, subject: str, *options: str) -> None:

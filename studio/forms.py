@@ -54,7 +54,7 @@ def show(paths: Sequence[str], preset: dict[str, Any], columns: int = 2) -> None
 def show_groups(paths: Sequence[str], preset: dict[str, Any]) -> None:
     """Widgets for these settings under the headings of their parts."""
     for part, members in groupby(paths, key=lambda path: path.split(".")[0]):
-        st.markdown(f"**{_(TITLES.get(part, part))}**", help=_(PARTS.get(part) or ""))
+        st.markdown(f"**{_(TITLES.get(part, part))}**", help=_(PARTS[part]) if PARTS.get(part) else None)
         show(list(members), preset)
 
 

@@ -14,7 +14,7 @@ from studio.text import escape
 from trainer import presets
 from trainer.config import settings
 from trainer.errors import UserError
-from trainer.kohya import LoraInfo, describe
+from trainer.kohya import LoraInfo, describe, session_id
 from trainer.texts import file_size
 
 TAGS = 12  # shown of a file
@@ -83,16 +83,11 @@ def settings_of(info: LoraInfo) -> dict[str, Any]:
 
 
 def run_of(info: LoraInfo) -> str:
-    """The run whose saved epoch this file was made from, by the hash of the weights."""
-    for run in places.runs():
-        for epoch in run.epochs():
-            if abs(epoch.path.stat().st_size - info.size) < 100_000 and hash_of(epoch.path) == info.model_hash:
-                return run.name
-    return ""
+    """The run that a file was exported from: it says so itself, by the number that its trainer gave the run."""
+    session = info.metadata.get("ss_session_id")
+    return next((run.name for run in places.runs() if session_of(run.name) == session), "") if session else ""
 
 
-def hash_of(path: Path) -> str:
-    try:
-        return read(path).model_hash
-    except UserError:
-        return ""
+def session_of(run: str) -> str:
+    """`ss_session_id` in the files of a run of this name."""
+    return str(session_id(run))

@@ -9,10 +9,12 @@ import streamlit as st
 
 from studio import panels, state
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer.dataset import aside, fixes
 from trainer.dataset.findings import Finding
 from trainer.dataset.health import Health
+from trainer.dataset.names import listed, shown
 from trainer.errors import UserError
 
 SHOWN = 12  # findings of a kind
@@ -41,11 +43,11 @@ def show(folder: Path, verdict: Health, trigger: str) -> None:
 
 def show_kind(folder: Path, kind: str, found: Sequence[Finding], trigger: str) -> None:
     for finding in found[:SHOWN]:
-        st.caption(escape(finding.what))
+        st.caption(escape(said(finding.what)))
     if len(found) > SHOWN:
         st.caption(_("… and {n} more").format(n=len(found) - SHOWN))
     for remedy in dict.fromkeys(finding.remedy for finding in found):
-        st.text(f"{remedy}.")
+        st.text(said(remedy) + _("."))
     if any(finding.file is not None for finding in found):
         st.button(_("Show these"), key=f"show {kind}", on_click=look_at, args=(kind,), icon=":material/search:")
     if kind not in fixes.FIXES:
@@ -57,12 +59,23 @@ def show_kind(folder: Path, kind: str, found: Sequence[Finding], trigger: str) -
             return
     settings = fixes.Settings(trigger=word)
     try:
-        st.caption(escape(fixes.plan(kind, found, settings)))
+        st.caption(escape(outline(fixes.plan(kind, found, settings))))
     except UserError as error:
         st.error(escape(error))
         return
     label = _("Fix {findings}").format(findings=plural(len(found), "finding"))
     st.button(label, key=f"fix {kind}", on_click=mend, args=(folder, kind, found, settings), icon=":material/build:")
+
+
+def outline(repair: fixes.Repair) -> str:
+    """What a fix would do, in words."""
+    parts = (
+        (_("sets aside {files}"), repair.aside),
+        (_("writes {files}"), repair.make),
+        (_("changes {files}"), repair.texts),
+    )
+    named = [text.format(files=listed([shown(path.name) for path in paths])) for text, paths in parts if paths]
+    return ", ".join(named) or _("nothing to do")
 
 
 def look_at(kind: str) -> None:

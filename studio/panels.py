@@ -10,6 +10,7 @@ import streamlit as st
 
 from studio import jobs, places
 from studio.language import _
+from studio.sentences import said
 from studio.text import escape
 from trainer import toybox
 from trainer.dataset import images
@@ -31,6 +32,18 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
         st.space("small")
 
 
+def popover(key: str, label: str, icon: str):
+    """A popover that `close` shuts once what it asks for has begun: otherwise it would hide the progress."""
+    if st.session_state.pop(f"close {key}", False):
+        st.session_state[f"popover {key}"] = False
+    return st.popover(label, icon=icon, width="stretch", key=f"popover {key}", on_change="rerun")
+
+
+def close(key: str) -> None:
+    """In the next run of the page."""
+    st.session_state[f"close {key}"] = True
+
+
 def stamp(folder: Path, ending: str = "") -> tuple[str, str]:
     """Changes whenever a picture (first) or caption (second) of the folder does: what cached answers are keyed by.
 
@@ -38,17 +51,16 @@ def stamp(folder: Path, ending: str = "") -> tuple[str, str]:
     """
     endings = (*CAPTIONS, *filter(None, [ending.lower()]))
     try:
-        found = images.files(folder, (*images.ENDINGS, *endings))
-        seen = [(path.as_posix(), status.st_mtime_ns, status.st_size) for path in found for status in (path.stat(),)]
+        found = sorted(images.stamps(folder, (*images.ENDINGS, *endings)).items())
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror}.") from None
-    pictures = [entry for entry in seen if not entry[0].endswith(endings)]
-    others = [entry for entry in seen if entry[0].endswith(endings)]
+    pictures = [entry for entry in found if not entry[0].lower().endswith(endings)]
+    others = [entry for entry in found if entry[0].lower().endswith(endings)]
     return _digest(pictures), _digest(others)
 
 
 def _digest(value: object) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()
+    return hashlib.sha256(repr(value).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def toybox_bases() -> list[str]:
@@ -83,14 +95,14 @@ def show_job(job: jobs.Job | None, key: str, label: str = "") -> bool:
         return False
     state, progress = job.state, job.progress
     if job.active:
-        text = escape(_(progress.text) or label or _("Starting …"))
+        text = escape(said(progress.text) or label or _("Starting …"))
         st.progress(progress.done / progress.total if progress.total else 0.0, text=text + count(progress))
         if st.button(_("Cancel"), key=f"cancel {key}", icon=":material/stop:"):
             job.cancel()
         return True
     if state in ("failed", "lost"):
         words = job.tail(1) if state == "failed" else _("It ended without a word (killed, crash or power cut).")
-        st.error(escape(words.removeprefix("lora-studio: ") or _("It failed without a word.")))
+        st.error(escape(said(words.removeprefix("lora-studio: ")) or _("It failed without a word.")))
         if log := job.tail(40):
             with st.expander(_("Log"), key=f"log {key}"):
                 st.code(log, language=None, wrap_lines=True)

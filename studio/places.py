@@ -71,6 +71,19 @@ def bases() -> list[Base]:
     return [*_bases_in(MODELS), *others]
 
 
+# Of the extension a1111-sd-webui-tagcomplete, seen from an installation of A1111 or Forge.
+TAG_LIST = Path("extensions/a1111-sd-webui-tagcomplete/tags/danbooru.csv")
+
+
+def tag_list() -> Path | None:
+    """The list of known tags: what Settings name, else Danbooru's of a linked installation."""
+    chosen = preferences.load()
+    if chosen.tag_list:
+        return Path(chosen.tag_list)
+    found = (Path(folder) / TAG_LIST for folder in chosen.model_folders)
+    return next((path for path in found if path.is_file()), None)
+
+
 @dataclass(frozen=True)
 class Linked:
     """What lies in a folder of another tool."""

@@ -17,6 +17,7 @@ class Preferences:
     language: str = ""  # a key of language.LANGUAGES; empty: the browser's
     device: str = "auto"  # one of DEVICES
     model_folders: list[str] = field(default_factory=list)  # of other tools, only read
+    tag_list: str = ""  # a .csv of known tags; empty: the one of a linked tool, where there is one
 
 
 def load() -> Preferences:
@@ -27,11 +28,12 @@ def load() -> Preferences:
         return Preferences()
     if not isinstance(values, dict):
         return Preferences()
-    language, device, folders = (values.get(key) for key in ("language", "device", "model_folders"))
+    language, device, folders, tags = (values.get(key) for key in ("language", "device", "model_folders", "tag_list"))
     return Preferences(
         language if isinstance(language, str) else "",
         device if device in DEVICES else "auto",
         [folder for folder in folders if isinstance(folder, str)] if isinstance(folders, list) else [],
+        tags if isinstance(tags, str) else "",
     )
 
 

@@ -60,13 +60,21 @@ def set_draft(values: dict[str, Any], preset: str | None = None) -> None:
     st.session_state[GENERATION] = generation() + 1
 
 
+def hold(*beginnings: str) -> None:
+    """Keep the widgets whose keys begin so while they are not shown: Streamlit would forget what was chosen."""
+    for key in list(st.session_state):
+        if str(key).startswith(beginnings):
+            st.session_state[key] = st.session_state[key]
+
+
 def notify(text: str) -> None:
     """Say this at the top of the next page shown: a message before a rerun would never be seen."""
     st.session_state[NOTICE] = text
 
 
 def show_notice() -> None:
+    from studio.sentences import said
     from studio.text import escape
 
     if text := st.session_state.pop(NOTICE, ""):
-        st.toast(escape(text))
+        st.toast(escape(said(text)))

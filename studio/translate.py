@@ -28,7 +28,7 @@ def messages() -> list[str]:
 
 def declared() -> list[str]:
     """Texts that are declared in the trainer or in a table and shown through a variable."""
-    from studio import bulk, charts, forecast, forms, sieve, worker
+    from studio import bulk, charts, forecast, forms, sentences, sieve, worker
     from trainer.cells import BASE_EPOCH
     from trainer.config import settings
     from trainer.dataset.health import KINDS
@@ -41,6 +41,7 @@ def declared() -> list[str]:
     texts += [metric.label for metric in METRICS.values()]
     texts += [*row_label(BASE_EPOCH), *forecast.PARTS]
     texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, *KINDS, *charts.VALIDATION.values(), worker.WAITING]
+    texts += sentences.collect()
     return [text for text in texts if text]
 
 

@@ -36,6 +36,8 @@ WAITING = "Waiting for the device"
 
 
 def main(folder: Path, arguments: list[str]) -> int:
+    # A studio that a script started in the background ignores Ctrl-C, and what it starts would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with FileLock(folder / "lock", timeout=0):
         (folder / "pid").write_text(str(os.getpid()))
         threading.Thread(target=_obey, args=(folder / "stop",), daemon=True).start()
@@ -74,8 +76,9 @@ def _device(folder: Path) -> Iterator[None]:
 def _run(arguments: list[str]) -> int:
     """The command in this process; its exit code."""
     sys.argv = ["lora-studio", *arguments]
-    # Besides the trainer's commands: TensorBoard, and what starts the runs that wait.
-    module = {"tensorboard": "tensorboard.main", "line": "studio.line"}.get(arguments[0], "trainer")
+    # Besides the trainer's commands: TensorBoard, what starts the runs that wait, and crops drawn by hand.
+    others = {"tensorboard": "tensorboard.main", "line": "studio.line", "crop": "studio.cutting"}
+    module = others.get(arguments[0], "trainer")
     try:
         if module == "trainer":
             runpy.run_module(module, run_name="__main__", alter_sys=True)

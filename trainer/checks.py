@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from trainer import blocks
 from trainer.config import TrainConfig
+from trainer.dataset import masks
+from trainer.dataset.names import count as counted
 from trainer.errors import UserError, nearest
 from trainer.examples import Example, trained
 from trainer.schedules import SCHEDULES
@@ -209,8 +211,9 @@ def batch_larger_than_bucket(config: TrainConfig, examples: list[Example]) -> It
         counts[bucket] = counts.get(bucket, 0) + example.repeats
     for bucket, count in sorted(counts.items()):
         if count < config.loop.batch_size:
+            pictures = counted(count, "picture")
             reason = (
-                f"bucket {bucket[0]}×{bucket[1]} holds {count} picture{'s' * (count > 1)}, fewer than the batch of "
+                f"bucket {bucket[0]}×{bucket[1]} holds {pictures}, fewer than the batch of "
                 f"{config.loop.batch_size}: it is trained in a smaller batch, nothing is left out."
             )
             yield Problem("loop.batch_size", "warning", reason)
@@ -271,6 +274,9 @@ def masks_without_effect(config: TrainConfig, examples: list[Example]) -> Iterat
         yield Problem("data.alpha_mask", "warning", reason, "false")
     elif data.alpha_mask and examples and not any(example.mask for example in examples):
         yield Problem("data.alpha_mask", "warning", "no picture has transparent parts: everything is learned.")
+    elif not data.mask_folder and any(masks.folder(Path(data.folder)).rglob("*.png")):
+        reason = f"the masks painted in {data.folder} would not be looked at: all of each picture is learned."
+        yield Problem("data.mask_folder", "warning", reason, masks.folder(Path(data.folder)).as_posix())
     elif config.loss.mask_normalised and not (data.alpha_mask or data.mask_folder):
         reason = "there are no masks: set data.alpha_mask or data.mask_folder."
         yield Problem("loss.mask_normalised", "warning", reason, "false")

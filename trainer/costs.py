@@ -33,13 +33,19 @@ class Cost:
     flops: int
 
 
+# Where a convolution's weight stands among its arguments.
+WEIGHTS = {torch.ops.aten.convolution: 1, torch.ops.aten.convolution_backward: 2}
+
+
 class Meter(TorchDispatchMode):
     """Bytes of all tensors made inside that are still alive, their peak, and floating-point operations."""
 
-    def __init__(self, there: Iterable[Tensor]) -> None:
-        """`there`: tensors that lie in memory anyway; views of them are not counted either."""
+    def __init__(self, there: Iterable[Tensor], *, blocked: bool = False) -> None:
+        """`there`: tensors that lie in memory anyway; views of them are not counted either. `blocked`: convolutions
+        are oneDNN's, which lays a copy of the weight out in blocks and drops it after each product."""
         super().__init__()
         self.live = self.peak = self.flops = 0
+        self._blocked = blocked
         self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in there)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -50,6 +56,8 @@ class Meter(TorchDispatchMode):
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self._note(value.untyped_storage())
+        if self._blocked and (place := WEIGHTS.get(func._overloadpacket)):
+            self.peak = max(self.peak, self.live + args[place].untyped_storage().nbytes())
         return result
 
     def _note(self, storage) -> None:
@@ -68,8 +76,8 @@ class Meter(TorchDispatchMode):
 class Dummy:
     """A base with a LoRA on it, as a run of these settings would hold them, but without memory."""
 
-    def __init__(self, config: TrainConfig):
-        self.config = config
+    def __init__(self, config: TrainConfig, device: str = "cpu"):
+        self.config, self.device = config, device
         dtype = environment.DTYPES[config.model.precision]
         self.model: BaseModel = outline(config.model.base, dtype, config.model.vae)
         self.texts_learn = config.trains_any(self.model.family.text_components)
@@ -79,6 +87,7 @@ class Dummy:
         self.adapter = Adapter.attach(self.model, config.adapter, seed=0, trains=trains)
         self.parts = {name: _bytes(module) for name, module in self.model.modules().items()}
         self.parts["vae"] = _bytes(self.model.vae)
+        self.unpacked = self.parts["unet"]
         self.parts["unet"] -= quantize.saved(self.model.unet, config.model.quantize)
         # Shapes under the names of the file; the numbers are float32 while they are trained.
         self.tensors = {name: tuple(weight.shape) for name, weight in self.adapter.named_parameters()}
@@ -150,7 +159,8 @@ class Dummy:
 
     def _measure(self, work: Callable[[], None]) -> Cost:
         modules = (*self.model.modules().values(), self.model.vae)
-        meter = Meter(tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+        there = (tensor for module in modules for tensor in (*module.parameters(), *module.buffers()))
+        meter = Meter(there, blocked=self.device == "cpu")
         with self._fake, meter:
             work()
         return Cost(meter.peak, meter.flops)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import platform
 import sys
 import time
@@ -48,12 +50,30 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def memory_taken() -> int:
+    """Bytes that this process holds: of the graphics card's memory, else of the machine's."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved()
+    import psutil
+
+    return psutil.Process().memory_info().rss
+
+
 def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """A tensor of the host on the device. A GPU fetches it from pinned memory when its work is that far: the host goes
     on at once, and has the next kernels ready before the device asks."""
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def release_memory() -> None:
+    """Give back what is no longer used: glibc keeps much of it for itself otherwise, and torch what lay on a GPU."""
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class Figure:

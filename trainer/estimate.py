@@ -17,6 +17,7 @@ from trainer.config import TrainConfig
 from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
 from trainer.examples import Example, count_steps
+from trainer.families.checkpoint_file import MAP
 from trainer.files import write_json
 from trainer.loop import CACHE
 from trainer.run import Run
@@ -63,14 +64,15 @@ class Estimate:
         return asdict(self) | {"peak": self.peak, "fits": self.fits, "total_seconds": self.total_seconds}
 
 
-def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0) -> Estimate:
+def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, device: str = "") -> Estimate:
     """What a run of these settings over these pictures takes on this machine's device.
 
-    `capacity`: bytes of another device to hold it against. Without pictures, square ones are assumed. Raises UserError
-    when the base model cannot be found or the optimizer cannot be made.
+    `capacity`: bytes to hold it against instead. `device`: "cuda" counts what a graphics card would take, which need
+    not be there. Without pictures, square ones are assumed. Raises UserError when the base model cannot be found or
+    the optimizer cannot be made.
     """
-    device = environment.default_device()
-    dummy = _dummy(_part(config))
+    device = device or environment.default_device()
+    dummy = _dummy(_part(config), device)
     parts, shapes = dummy.parts, dummy.tensors
     texts = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
     encodes = dummy.texts_learn or wording.varies(config.data)
@@ -97,13 +99,15 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0) ->
     weights = parts["unet"] + parts["vae"] + texts + program
     steps, _ = count_steps(examples, config) if examples else (0, 0)
     file = _file_size(config, shapes)
+    # Beside the loaded UNet, the piece of the file that is being read, or its layers that are packed already.
+    packed = parts["unet"] if config.model.quantize != "none" else 0
     pixels = sum(_area(example.placement.bucket) for example in examples)
     total = cost.flops * config.loop.gradient_accumulation
     return Estimate(
-        device=environment.device_name(device),
+        device=_name(device),
         capacity=capacity or _capacity(device),
         training=training,
-        loading=0 if device == "cuda" else program + texts + parts["unet"] + _mapped(dummy),
+        loading=0 if device == "cuda" else program + texts + dummy.unpacked + max(MAP, packed),
         # On a card of its own memory only the part at work lies there before the first step.
         caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
@@ -126,8 +130,8 @@ def _part(config: TrainConfig) -> str:
 
 
 @lru_cache(maxsize=2)
-def _dummy(part: str) -> Dummy:
-    return Dummy(TrainConfig.model_validate(json.loads(part)))
+def _dummy(part: str, device: str) -> Dummy:
+    return Dummy(TrainConfig.model_validate(json.loads(part)), device)
 
 
 def _largest(config: TrainConfig, examples: list[Example]) -> tuple[int, int]:
@@ -160,13 +164,6 @@ def _file_size(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) -> int:
     return 8 + len(json.dumps(header, separators=(",", ":"))) + end + METADATA
 
 
-def _mapped(dummy: Dummy) -> int:
-    """Bytes of the file that stay mapped while its numbers are turned into another precision."""
-    path = Path(dummy.model.path)
-    stored = path.stat().st_size if path.is_file() else sum(f.stat().st_size for f in path.glob("unet/*.safetensors"))
-    return stored if abs(stored - dummy.parts["unet"]) > 0.02 * stored else 0
-
-
 @lru_cache
 def _program(device: str) -> int:
     """Bytes that are taken before any model is there; asked once, for counting takes memory too."""
@@ -177,13 +174,25 @@ def _program(device: str) -> int:
 
     import datasets  # noqa: F401
 
+    # The first product makes the matrix libraries take their buffers, which they keep.
+    for dtype in (torch.float32, torch.bfloat16):
+        side = torch.ones(256, 256, dtype=dtype, requires_grad=True)
+        (side @ side).sum().backward()
+    environment.release_memory()  # what counting took and freed
     return resident()
+
+
+def _name(device: str) -> str:
+    here = device != "cuda" or torch.cuda.is_available()
+    return environment.device_name(device) if here else "a graphics card"
 
 
 def _capacity(device: str) -> int:
     import psutil
 
-    return torch.cuda.mem_get_info()[1] if device == "cuda" else psutil.virtual_memory().total
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+    return psutil.virtual_memory().total
 
 
 def resident() -> int:
@@ -238,7 +247,7 @@ def _gathered(config: TrainConfig) -> int:
 
 
 def cheapest_change(
-    config: TrainConfig, load: Callable[[TrainConfig], list[Example]], capacity: int
+    config: TrainConfig, load: Callable[[TrainConfig], list[Example]], capacity: int, device: str = ""
 ) -> tuple[Change, Estimate] | None:
     """The first single change that makes the run fit, or the first changes together; None when nothing does.
 
@@ -248,7 +257,7 @@ def cheapest_change(
 
     def tried(change: Change) -> Estimate:
         changed = presets.layer(given, change)
-        return estimate(changed, load(changed), capacity)
+        return estimate(changed, load(changed), capacity, device)
 
     changes = list(_changes(config))
     everything = {path: value for change in changes for path, value in change.items()}
@@ -284,7 +293,7 @@ def probe(config: TrainConfig, examples: list[Example]) -> tuple[float, int]:
         trainer = Trainer(run, config, Accelerator(mixed_precision=precision), Recorder(run, active=False), set())
         seconds = trainer.rehearse(2)[-1]
     peak = peak_memory(device)
-    dummy = _dummy(_part(config))
+    dummy = _dummy(_part(config), device)
     key = _probe_key(config, dummy)
     # `plain` was corrected already with what an earlier probe had found.
     factor = _correction(plain, peak) * _probes().get(key, {}).get("memory", 1.0)
@@ -302,8 +311,7 @@ def _correction(plain: Estimate, peak: int) -> float:
 
 
 def _probe_key(config: TrainConfig, dummy: Dummy) -> str:
-    device = environment.device_name(environment.default_device())
-    return f"{device} | {dummy.model.family.name} | {config.model.precision}"
+    return f"{_name(dummy.device)} | {dummy.model.family.name} | {config.model.precision}"
 
 
 def _probes() -> dict:

@@ -8,11 +8,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from trainer.config import DataConfig, TrainConfig
-from trainer.dataset import buckets, captions, duplicates, images, index
+from trainer.dataset import buckets, captions, duplicates, images, index, masks
 from trainer.errors import UserError
 
 Role = Literal["training", "regularisation", "validation"]
@@ -64,9 +65,9 @@ def load_examples(config: DataConfig) -> list[Example]:
     """
     if not config.folder:
         raise UserError("data.folder: no pictures were given; name their folder with --data datasets/NAME.")
-    found = _load(Path(config.folder), 1, config, "training")
-    for text in config.more_folders:
-        found += _load(*_folder_and_times(text), config, "training")
+    found: list[Example] = []
+    for folder, times in weighted_folders(config):
+        found += _load(folder, times, config, "training")
     if len({example.path.resolve() for example in found}) < len(found):
         raise UserError("data.more_folders: a folder is given twice, or inside another one: name each only once.")
     found, held = _hold_back(found, config.validation_split)
@@ -79,8 +80,25 @@ def load_examples(config: DataConfig) -> list[Example]:
 
 def folders(config: DataConfig) -> list[Path]:
     """Every folder whose files decide what `load_examples` answers."""
-    more = [_folder_and_times(text)[0] for text in config.more_folders]
-    return [Path(config.folder), *more, *map(Path, filter(None, [config.regularisation, config.mask_folder]))]
+    trained = [folder for folder, _ in weighted_folders(config)]
+    return [*trained, *map(Path, filter(None, [config.regularisation, config.mask_folder]))]
+
+
+def weighted_folders(config: DataConfig) -> list[tuple[Path, float]]:
+    """The folders that are trained on, and how many times each one's pictures count. Raises UserError for a number of
+    times that is none."""
+    return [(Path(config.folder), 1), *map(_folder_and_times, config.more_folders)]
+
+
+def repeats_in(folder: Path, root: Path, usual: int, times: float) -> int:
+    """How often an epoch sees each picture that lies in `folder`, which is the given `root` or in it."""
+    return max(1, round((named_by_folder(folder / "_", root)[0] or usual) * times))
+
+
+def repeats_of(name: str) -> int:
+    """What a folder called `10_moss girl` says: 10; 0 where a name says nothing."""
+    match = _KOHYA_FOLDER.fullmatch(name)
+    return max(1, int(match[1])) if match else 0
 
 
 def as_recorded(config: DataConfig, record: Path) -> list[Example]:
@@ -121,30 +139,39 @@ def _words(picture: Path, root: Path, extension: str = captions.EXTENSION) -> st
     """What the caption file says, or without one kohya's folder name."""
     endings = dict.fromkeys([extension, captions.EXTENSION, ".caption"])
     texts = (captions.caption_of(picture, ending) for ending in endings)
-    return next((text for text in texts if text is not None), named_by_folder(picture, root)[1])
+    said = next((text for text in texts if text is not None), None)
+    return named_by_folder(picture, root)[1] if said is None else said
 
 
 # ── folders ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _folder_and_times(text: str) -> tuple[Path, int]:
+def _folder_and_times(text: str) -> tuple[Path, float]:
     """`datasets/hats*3` -> (datasets/hats, 3)."""
     path, star, times = text.strip().rpartition("*")
     if not star:
         return Path(text.strip()), 1
-    if not times.strip().isdecimal() or int(times) < 1:
+    if not re.fullmatch(r"\s*\d{1,6}(\.\d{1,12})?\s*", times) or float(times) == 0:
         raise UserError(f"data.more_folders: {text!r} ends in *{times}, which is no number of times: write PATH*3.")
-    return Path(path.strip()), int(times)
+    return Path(path.strip()), float(times)
 
 
-def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Example]:
+def _load(folder: Path, times: float, config: DataConfig, role: Role) -> list[Example]:
     shapes = buckets.make_buckets(
         config.resolution, min(config.bucket_min, config.resolution), config.bucket_max, config.bucket_step
     )
     usual = config.repeats if role == "training" else 1
+
+    @cache  # many pictures have one size, and one folder
+    def place(width: int, height: int) -> buckets.Placement:
+        return buckets.place(width, height, shapes, upscale=config.upscale, step=config.bucket_step)
+
+    @cache
+    def repeats(parent: Path) -> int:
+        return repeats_in(parent, folder, usual, times)
+
     found = []
     for picture in index.scan(folder):
-        repeats, _ = named_by_folder(picture.path, folder)
         mask, mask_digest = _mask_of(picture, folder, config) if role == "training" else (None, "")
         found.append(
             Example(
@@ -153,10 +180,8 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
                 caption=_caption(_words(picture.path, folder, config.caption_extension), config, role),
                 width=picture.width,
                 height=picture.height,
-                repeats=(repeats or usual) * times,
-                placement=buckets.place(
-                    picture.width, picture.height, shapes, upscale=config.upscale, step=config.bucket_step
-                ),
+                repeats=repeats(picture.path.parent),
+                placement=place(picture.width, picture.height),
                 root=folder,
                 role=role,
                 mask=mask,
@@ -169,8 +194,7 @@ def _load(folder: Path, times: int, config: DataConfig, role: Role) -> list[Exam
 def named_by_folder(picture: Path, root: Path) -> tuple[int, str]:
     """(repeats, words) that a folder called `10_moss girl` gives its pictures; (0, "") when none says anything."""
     folder = _kohya_folder(picture, root)
-    match = _KOHYA_FOLDER.fullmatch(folder.name) if folder else None
-    return (max(1, int(match[1])), match[2].strip()) if match else (0, "")
+    return (repeats_of(folder.name), folder.name.partition("_")[2].strip()) if folder else (0, "")
 
 
 def _kohya_folder(picture: Path, root: Path) -> Path | None:
@@ -208,6 +232,10 @@ def _mask_of(picture: images.Picture, root: Path, config: DataConfig) -> tuple[P
     folder, name = Path(config.mask_folder), picture.path.relative_to(root)
     if not folder.is_dir():
         raise UserError(f"data.mask_folder: there is no folder {folder}: check its name, or leave the setting empty.")
+    if folder.resolve() == masks.folder(Path(config.folder)).resolve():
+        # Painted by hand or made of transparency, among the pictures of each folder; without one, learned whole.
+        own = masks.of(root, picture.path)
+        return (own, hashlib.sha256(own.read_bytes()).hexdigest()) if own else (None, "")
     for ending in (picture.path.suffix, *images.ENDINGS):
         for path in (folder / name.with_suffix(ending), folder / name.with_suffix(ending).name):
             if path.is_file():

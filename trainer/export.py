@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer import environment, kohya, presets, shelf, sidecars
+from trainer.adapters.frozen import weight_of
+from trainer.adapters.sites import places_of
 from trainer.cells import Evaluation, Rendered, read_prompts
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
@@ -15,6 +19,9 @@ from trainer.files import write_bytes
 from trainer.places import choose_epochs, make_cell, png, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
+
+if TYPE_CHECKING:
+    from trainer.families import BaseModel
 
 TOLERANCE = 1 / 255  # a picture rendered alone may round a pixel differently from the same one in a batch
 
@@ -85,8 +92,9 @@ def export(
     """Write epoch `number` with complete metadata, a preview and the sidecars that A1111 and ComfyUI managers read.
 
     `strength` is baked in, so that <lora:name:1> is what <lora:name:strength> was; `rank` cuts every module to
-    that rank; `dtype` is fp32, fp16 or bf16; `merge` takes (epoch, weight) pairs in place of `number`, at least
-    one of them, and other LoRAs by their names in the model folders or their files.
+    that rank, and makes a plain LoRA of other kinds; `dtype` is fp32, fp16 or bf16; `merge` takes (epoch, weight)
+    pairs in place of `number`, at least one of them, and other LoRAs by their names in the model folders or their
+    files.
 
     The written file is loaded again and one cell rendered with it. Where the picture must be the same (all but
     merges, cut ranks and narrower numbers) its pixels must equal those of the epoch; where it cannot be, the
@@ -98,12 +106,13 @@ def export(
     if path.exists() and not overwrite:
         raise UserError(f"{path} is already there: give another --name, or --overwrite to replace it.")
     evaluation, folder = latest_comparison(run)
-    metadata, change = _write(path, recipe)
+    model = load_base(run.config, device or environment.default_device())
+    metadata, change = _write(path, recipe, model)
     shown = recipe.parts[0].epoch
-    if recipe.plain:
-        preview, verification = _verify(run, path, shown, evaluation, folder, device)
+    if change is None:
+        preview, verification = _verify(run, path, shown, evaluation, folder, model)
     else:
-        preview, verification = _compare(run, path, recipe, change, evaluation, device)
+        preview, verification = _compare(run, path, recipe, change, evaluation, model)
     for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
         write_bytes(sidecar, preview)
     row = shown if len(recipe.parts) == 1 else None
@@ -155,7 +164,7 @@ def _sides(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[tuple[int, 
     return down[1:], up[0]
 
 
-def _write(path: Path, recipe: Recipe) -> tuple[kohya.Metadata, kohya.Change | None]:
+def _write(path: Path, recipe: Recipe, model: BaseModel) -> tuple[kohya.Metadata, kohya.Change | None]:
     """The file itself; returns its metadata and, unless it is the epoch as it was, what was changed."""
     files = [(kohya.read(part.path), part.weight) for part in recipe.parts]
     metadata = kohya.renamed(files[0][0].metadata, path.stem)
@@ -163,21 +172,28 @@ def _write(path: Path, recipe: Recipe) -> tuple[kohya.Metadata, kohya.Change | N
         kohya.write(path, files[0][0].tensors, metadata)
         return metadata, None
     parts = [(file.tensors, weight) for file, weight in files]
-    change = kohya.changed(parts, strength=recipe.strength, rank=recipe.rank, dtype=recipe.dtype)
-    metadata |= _about(change.tensors, recipe)
+    places = places_of(model)
+    base = lambda name: weight_of(places[name][2]).detach().cpu()  # noqa: E731
+    change = kohya.changed(parts, strength=recipe.strength, rank=recipe.rank, dtype=recipe.dtype, base=base)
+    metadata |= _about(change.tensors, recipe, metadata)
     kohya.write(path, change.tensors, metadata)
     return metadata, change
 
 
-def _about(tensors: dict, recipe: Recipe) -> kohya.Metadata:
+def _about(tensors: dict, recipe: Recipe, before: kohya.Metadata) -> kohya.Metadata:
     """What the file's metadata must say of it after the change."""
-    ranks = {name: down[0] for name, (down, _) in kohya.module_shapes(tensors).items()}
-    largest = max(ranks, key=ranks.get)
-    about = {
-        "ss_network_dim": str(ranks[largest]),
-        "ss_network_alpha": f"{float(tensors[f'{largest}.alpha']):g}",
-        "ss_training_comment": f"LoRA Studio: {recipe.words()}",
-    }
+    about = {"ss_training_comment": f"LoRA Studio: {recipe.words()}"}
+    shapes = kohya.module_shapes(tensors)
+    if {key.partition(".")[2] for key in tensors} == {"lora_down.weight", "lora_up.weight", "alpha"}:
+        largest = max(shapes, key=lambda name: shapes[name][0][0])
+        about["ss_network_dim"] = str(shapes[largest][0][0])
+        about["ss_network_alpha"] = f"{float(tensors[f'{largest}.alpha']):g}"
+        if before["ss_network_module"] == "lycoris.kohya":
+            wide = any(len(down) == 4 and down[2:] != (1, 1) for down, _ in shapes.values())
+            about |= {"ss_network_module": "networks.lora"}
+            about |= {"ss_network_args": json.dumps({"conv_dim": str(recipe.rank)} if wide else {})}
+    elif recipe.factor != 1:
+        about["ss_network_alpha"] = f"{float(before['ss_network_alpha']) * recipe.factor:g}"
     if len(recipe.parts) > 1:
         about["modelspec.merged_from"] = ", ".join(part.path.stem for part in recipe.parts)
     return about
@@ -198,11 +214,9 @@ def latest_comparison(run: Run) -> tuple[Evaluation | None, Path]:
 
 
 def _verify(
-    run: Run, path: Path, number: int, evaluation: Evaluation | None, folder: Path, device: str
+    run: Run, path: Path, number: int, evaluation: Evaluation | None, folder: Path, model: BaseModel
 ) -> tuple[bytes, str]:
     """Render one cell with the written file and compare. Returns (PNG of that cell, what was found)."""
-    config = run.config
-    model = load_base(config, device or environment.default_device())
     shown = _cell_to_show(evaluation, number)
     cell = _cell_of(run, evaluation, shown, model.sha256(), number, path)
     renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
@@ -220,14 +234,13 @@ def _verify(
 
 
 def _compare(
-    run: Run, path: Path, recipe: Recipe, change: kohya.Change, evaluation: Evaluation | None, device: str
+    run: Run, path: Path, recipe: Recipe, change: kohya.Change, evaluation: Evaluation | None, model: BaseModel
 ) -> tuple[bytes, str]:
     """Render one cell with the written file and hold it against the epoch it came from, at the strength baked in.
 
     Both are rendered here, alone and one after the other, so that a comparison at another strength, or none, is
     no obstacle. Returns (PNG of that cell, what was found).
     """
-    model = load_base(run.config, device or environment.default_device())
     epoch = recipe.parts[0]
     shown = _cell_to_show(evaluation, epoch.epoch)
     cell = replace(_cell_of(run, evaluation, shown, model.sha256(), epoch.epoch, path), strength=1.0)

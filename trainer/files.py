@@ -1,10 +1,12 @@
-"""Writes that are either whole or not there: temp file in the same folder, fsync, rename."""
+"""Writes that are either whole or not there (temp file in the same folder, fsync, rename), and quiet reading."""
 
 import errno
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import UserError
@@ -50,6 +52,30 @@ def write_json(path: Path, value) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which must be missing or empty, that becomes `path` when the block ends well.
+
+    Gone otherwise, also after Ctrl-C. Raises UserError when it cannot be written.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
+        os.chmod(part, 0o777 & ~_umask())
+    except OSError as error:
+        raise _explain(error, path) from error
+    try:
+        yield part
+        if path.exists():
+            path.rmdir()  # only where it is empty; Windows moves nothing over a folder
+        os.replace(part, path)
+    except OSError as error:
+        raise _explain(error, path) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -62,3 +88,17 @@ def _explain(error: OSError, path: Path) -> Exception:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UserError(f"{path} cannot be written ({error.strerror}): choose a folder that you may write to.")
     return UserError(f"{path} could not be written: {error.strerror or error}.")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bar for each part: loading takes seconds, and our own bars say where it stands."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

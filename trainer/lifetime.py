@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from trainer.errors import UserError
 from trainer.record import Recorder
-from trainer.run import Run
+from trainer.run import COMMANDS, Run
 
 
 @contextmanager
@@ -21,7 +21,8 @@ def held(run: Run, accelerator: Accelerator) -> Iterator[None]:
         yield
         return
     with run.lock():
-        run.take_request("stop")  # a stop that no trainer lived to obey is not meant for this one
+        for command in COMMANDS:
+            run.take_request(command)  # what no trainer lived to obey is not meant for this one
         yield
 
 

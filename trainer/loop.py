@@ -6,7 +6,6 @@ stop, and everything random is drawn from (seed, epoch, place), so the resumed r
 
 from __future__ import annotations
 
-import gc
 import math
 import random
 import time
@@ -33,6 +32,7 @@ from trainer.families.schedule import zero_terminal_snr
 from trainer.files import write_json
 from trainer.record import Listener, Recorder
 from trainer.run import Run
+from trainer.sampling import sample
 from trainer.validation import Validation
 
 CACHE = Path("runs") / ".cache"
@@ -123,9 +123,7 @@ class Trainer:
     def _give_up(self, *modules: torch.nn.Module) -> None:
         for module in modules:
             module.to("meta")
-        gc.collect()
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.empty_cache()
+        environment.release_memory()
 
     def _noise_levels(self) -> Tensor:
         """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
@@ -330,11 +328,27 @@ class Trainer:
             # All processes stop at the same update, whichever of them was told.
             flag = torch.tensor(float(stop), device=self.accelerator.device)
             stop = processes.total(self.accelerator, flag).item() > 0
-        save = self.accelerator.is_main_process and self.run.take_request("save")
-        if stop or save:
+        main = self.accelerator.is_main_process
+        save, look = (main and self.run.take_request(command) for command in ("save", "sample"))
+        if stop or save or look:
             self._settle()
             self._save_state()
+        if look and not stop:
+            self._sample()
         return bool(stop)
+
+    def _sample(self) -> None:
+        """A few pictures of what has been learned by now. What keeps them from being made is said; training goes on."""
+        step, control = self.position.step, self.run.path / "control"
+        self.recorder.note = f"Rendering pictures of step {step}"
+        self.recorder.state("training")
+        try:
+            lora = self._write_lora(self.run.sample_path(step))
+            sample(lora, self.config, self.model, step, lambda: bool(self.signals) or (control / "stop").exists())
+            self.recorder.note = ""
+        except UserError as error:
+            self.recorder.note = f"The pictures of step {step} could not be rendered: {error}"
+        self.recorder.state("training")
 
     def _save_state(self) -> None:
         if self.accelerator.is_main_process:
@@ -343,12 +357,15 @@ class Trainer:
             save_state(self.run.path / "state", self.position, self.adapter.exact(), optimizer, scaler, average)
 
     def _save_epoch(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process:
+            self._write_lora(self.run.epoch_path(self.position.epoch))
+
+    def _write_lora(self, path: Path) -> Path:
+        """What has been learned by now as a finished LoRA file."""
         with self._averaged():
             tensors = self.adapter.tensors(environment.DTYPES[self.config.adapter.save_precision])
-        path = self.run.epoch_path(self.position.epoch)
         kohya.write(path, tensors, kohya.renamed(kohya.training_metadata(self.config, self._facts()), path.stem))
+        return path
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

@@ -4,8 +4,9 @@ The best epoch lies where likeness has stopped rising and the price of more trai
 without the trigger change (bleed), poses repeat (diversity falls), colours burn. Each row is worth its share of
 what was gained over the base, minus that price. The earliest epoch within the noise of the best wins.
 
-Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss on the
-training pictures still sees them. Where it was measured it makes up half of the gain, by its logarithm.
+Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss still sees
+them. Where it was measured it makes up most of the gain, by its logarithm: the loss on held-back pictures, which rises
+again when learning becomes learning by heart, and without such pictures the loss on those of the training.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from trainer.vote import Ranking
 BLEED_COST = 0.25  # set on the toybox, where the truth is known: benchmarks/recommend.py
 SAMENESS_COST = 0.4
 BURN_COST = 0.3
-# Rows whose worth differs by less are equal: pictures of a handful of prompts cannot tell them apart.
+# Rows whose likeness differs by less are equal: pictures of a handful of prompts cannot tell them apart. The loss has
+# no such noise, since it is measured at the same noise and time steps for every row.
 LEAST_NOISE, MOST_NOISE = 0.02, 0.1
+# The part of the gain that the loss tells, where it was measured; likeness tells the rest.
+LOSS_SHARE = 0.8
 # Less likeness than this over the base is nothing learned, with CLIP as with the built-in descriptor.
 LEAST_GAIN = 0.01
 ENOUGH_EPOCHS = 6  # to tell noise from the course of a curve
@@ -69,8 +73,8 @@ def recommend(rows: Sequence[Row], votes: Ranking | None = None) -> dict[str, An
     best = _by_scores([row for row in rows if (row.epoch, row.strength) not in lost])
     if best and lost:
         out = sorted({epoch for epoch, _ in lost})
-        names = "epoch" if len(out) == 1 else "epochs"
-        best["reason"] = f"{best['reason'][:-1]}; your {votes.votes} votes rule out {names} {_listed(out)}."
+        names = f"epoch {out[0]}" if len(out) == 1 else f"epochs {_listed(out)}"
+        best["reason"] = f"{best['reason']} Your {votes.votes} votes rule out {names}."
     return best
 
 
@@ -81,9 +85,9 @@ def _voted(votes: Ranking, scored: dict[str, Any] | None) -> dict[str, Any]:
     agree = scored is not None and scored["epoch"] == epoch
     reason = f"preferred in your blind vote of {votes.votes} pairs ({votes.sure:.0%} sure)"
     if agree:
-        reason += "; the scores agree"
+        reason = f"{reason}; the scores agree"
     elif scored is not None:
-        reason += f"; by the scores alone it would be epoch {scored['epoch']}"
+        reason = f"{reason}; by the scores alone it would be epoch {scored['epoch']}"
     return _answer(epoch, strength, several, reason)
 
 
@@ -108,6 +112,8 @@ def _by_scores(rows: Sequence[Row]) -> dict[str, Any] | None:
     gained = max(likeness) - ground
     compared = [_comparable(curve, base, ground, gained, _variety(rows, base)) for curve in curves]
     noise = min(max(noise / gained, LEAST_NOISE), MOST_NOISE)
+    if any(math.isfinite(_score(row, "loss")) for row in rows):
+        noise *= 1 - LOSS_SHARE
     best = _earliest_of_the_best([one for curve in compared for one in curve], noise)
     curve = next(curve for curve in compared if best in curve)
     return _answer(best.epoch, best.strength, several, _reason(best, curve, noise))
@@ -157,7 +163,7 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float
         _Candidate(
             row.epoch,
             row.strength,
-            gain=_mean((likeness[i] - ground) / gained, learned[i]),
+            gain=_blend((likeness[i] - ground) / gained, learned[i]),
             bleed=bleed[i] / far if far > 0 else math.nan,
             sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
             burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
@@ -167,16 +173,17 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float
 
 
 def _learned(curve: list[Row], base: Row | None) -> list[float]:
-    """Share of the fall of the training pictures' log loss below the base's, 1 at the lowest; NaN where unmeasured."""
-    losses = [_score(row, "loss") for row in curve]
-    least, most = min(losses, default=math.nan), _score(base, "loss") if base else math.nan
+    """Share of the fall of the log loss below the base's, 1 at the lowest; NaN where unmeasured."""
+    name = "held_out" if all(math.isfinite(_score(row, "held_out")) for row in curve) else "loss"
+    losses = [_score(row, name) for row in curve]
+    least, most = min(losses, default=math.nan), _score(base, name) if base else math.nan
     if not 0 < least < most or any(math.isnan(loss) for loss in losses):
         return [math.nan] * len(curve)
     return [math.log(most / loss) / math.log(most / least) for loss in losses]
 
 
-def _mean(one: float, other: float) -> float:
-    return one if math.isnan(other) else (one + other) / 2
+def _blend(likeness: float, learned: float) -> float:
+    return likeness if math.isnan(learned) else (1 - LOSS_SHARE) * likeness + LOSS_SHARE * learned
 
 
 def _smooth(curve: list[Row], name: str) -> list[float]:
@@ -214,8 +221,8 @@ def _earliest_of_the_best(candidates: list[_Candidate], noise: float) -> _Candid
 
 
 def _answer(epoch: int, strength: float, several: bool, reason: str) -> dict[str, Any]:
-    name = f"Epoch {epoch} at {strength:g}" if several else f"Epoch {epoch}"
-    return {"epoch": epoch, "strength": strength, "reason": f"{name}: {reason}."}
+    sentence = f"Epoch {epoch} at {strength:g}: {reason}." if several else f"Epoch {epoch}: {reason}."
+    return {"epoch": epoch, "strength": strength, "reason": sentence}
 
 
 def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:
@@ -224,7 +231,7 @@ def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:
     if not earlier and not later:
         return "there is no other to choose from"
     if not later:
-        rising = best.gain - earlier[-1].gain > noise
+        rising = best.gain - earlier[-1].gain > max(noise, LEAST_NOISE)
         return "likeness is still rising at the last epoch; more training may help" if rising else "likeness is highest"
     more = max(one.gain for one in later) - best.gain
     worse = _what_gets_worse(best, later)
@@ -239,7 +246,7 @@ def _what_gets_worse(best: _Candidate, later: list[_Candidate]) -> list[str]:
     """The two worst things that happen after the chosen epoch, in words, most costly first."""
     bleed = _worst(later, "bleed")
     changes = [
-        (BLEED_COST * (bleed - best.bleed), 0.05, f"bleed {_times(best.bleed, bleed)}"),
+        (BLEED_COST * (bleed - best.bleed), 0.05, _bleed(best.bleed, bleed)),
         (SAMENESS_COST * (_worst(later, "sameness") - best.sameness), 0.06, "pictures repeat themselves"),
         (BURN_COST * (_worst(later, "burn") - best.burn), 0.1, "colours burn"),
         (best.gain - min(one.gain for one in later), 0.15, "likeness falls"),
@@ -253,13 +260,15 @@ def _worst(candidates: list[_Candidate], name: str) -> float:
     return max(values, default=math.nan)
 
 
-def _times(before: float, after: float) -> str:
+def _bleed(before: float, after: float) -> str:
     if not before > 0.02:  # a fiftieth of the usual difference between two pictures is none
-        return "sets in"
+        return "bleed sets in"
     times = after / before
-    words = ((3.5, f"grows {times:.0f}-fold" if math.isfinite(times) else ""), (2.5, "triples"), (1.75, "doubles"))
-    return next((word for least, word in words if times >= least), "grows")
+    many = f"bleed grows {times:.0f}-fold" if math.isfinite(times) else ""
+    words = ((3.5, many), (2.5, "bleed triples"), (1.75, "bleed doubles"))
+    return next((word for least, word in words if times >= least), "bleed grows")
 
 
 def _and(parts: list[str]) -> str:
-    return " and ".join(parts)
+    one, *other = parts
+    return f"{one} and {other[0]}" if other else one

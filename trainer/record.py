@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trainer import environment
 from trainer.run import Progress, Run, State
 
 Listener = Callable[[State, str, Progress], None]
@@ -21,6 +22,7 @@ class Recorder:
     def __init__(self, run: Run, active: bool = True, listener: Listener | None = None):
         self.run, self.active, self.listener = run, active, listener
         self.progress = Progress()
+        self.note = ""  # said with every state that has no message of its own
         self._state: State = "preparing"
         self._written = 0.0
         self._speed: float | None = None
@@ -54,6 +56,8 @@ class Recorder:
         self.run.append_metrics({"step": step, **values})
         for name, value in values.items():
             self._writer().add_scalar(name, value, step)
+        rate = next((value for name, value in values.items() if name.startswith("lr/")), None)
+        self.progress = replace(self.progress, learning_rate=values.get("lr/unet", rate))
         loss = values["loss"]
         if math.isfinite(loss):
             before = self.progress.loss
@@ -74,6 +78,9 @@ class Recorder:
     def _write(self, message: str) -> None:
         if not self.active:
             return
+        message = message or self.note
+        if self._state == "training":
+            self.progress = replace(self.progress, memory=environment.memory_taken())
         self.run.write_status(self._state, message, self.progress)
         self._written = time.time()
         if self.listener:

@@ -7,9 +7,10 @@
       status.json         written whole, then renamed into place; at most once a second
       lock                held for the trainer's life: liveness is the lock, never a pid
       metrics.jsonl       one line per step, append-only; TensorBoard's files beside it in tensorboard/
-      control/            stop | save: empty files that the trainer obeys at the next step boundary
+      control/            stop | save | sample: empty files that the trainer obeys at the next step boundary
       epochs/             moss-cat-000001.safetensors …, each a finished LoRA
       state/              what an exact resume needs
+      samples/            pictures that were asked for between two steps, and the LoRA file they were rendered from
       evaluations/        one folder per comparison
       job/                the studio's worker, if it started the trainer: its lock, progress and exit code
 """
@@ -36,7 +37,7 @@ from trainer.presets import read_toml, to_toml
 
 State = Literal["queued", "preparing", "training", "stopped", "finished", "failed", "interrupted"]
 ACTIVE: tuple[State, ...] = ("preparing", "training")
-COMMANDS = ("stop", "save")
+COMMANDS = ("stop", "save", "sample")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Progress:
     loss: float | None = None  # smoothed
     seconds_per_step: float | None = None
     seconds_left: float | None = None
+    memory: int | None = None  # bytes that the process takes, on the graphics card where it trains on one
+    learning_rate: float | None = None  # of the UNet's LoRA, or whatever is trained first
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class Run:
         return False
 
     def request(self, command: str) -> None:
-        """Ask the trainer to stop, or to save its state, at its next step boundary."""
+        """Ask the trainer for one of COMMANDS at its next step boundary: `sample` saves, and renders a few pictures."""
         folder = self.path / "control"
         folder.mkdir(exist_ok=True)
         (folder / command).touch()
@@ -203,6 +206,10 @@ class Run:
             if number:
                 found.append(Epoch(int(number[1]), path))
         return sorted(found, key=lambda epoch: epoch.number)
+
+    def sample_path(self, step: int) -> Path:
+        """The LoRA file of a step that pictures were asked for, called as sd-scripts calls those of steps."""
+        return self.path / "samples" / f"{slug(self.config.name)}-step{step:08d}.safetensors"
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:

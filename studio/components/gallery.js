@@ -1,6 +1,6 @@
 // Pictures with their captions as tag chips or as free text. All texts are set as text, never as markup.
-// data: {items: [{id, name, src, text, tags, tokens, limit}], vocabulary: [[tag, count], …], words: {…}}
-// Trigger "edit": {id, before, tags} or {id, before, text}.
+// data: {items: [{id, name, src, text, tags, tokens, limit, marks}], vocabulary: [[tag, count], …], exact, words: {…}}
+// Trigger "edit": {id, before, tags} or {id, before, text}; trigger "open": {id}, to crop and mask the picture.
 
 const SUGGESTED = 7;
 
@@ -11,11 +11,24 @@ const make = (tag, cls, props = {}, ...children) => {
   return node;
 };
 
+// Two corners that frame a picture.
+function corners() {
+  const drawing = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  drawing.setAttribute("viewBox", "0 0 20 20");
+  drawing.setAttribute("aria-hidden", "true");
+  path.setAttribute("d", "M5 1v14h14M1 5h14v14");
+  drawing.append(path);
+  return drawing;
+}
+
+const short = count => count < 10_000 ? String(count) : count < 1e6 ? `${Math.round(count / 1e3)}k` : `${(count / 1e6).toFixed(1)}M`;
+
 const key = tag => tag.replaceAll("\\(", "(").replaceAll("\\)", ")").replaceAll("_", " ").trim().toLowerCase();
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector("#gallery");
-  const memory = root.memory ??= { free: new Set(), drafts: new Map() };
+  const memory = root.memory ??= { free: new Set(), drafts: new Map(), known: { asked: "", matches: [] } };
   const { items, vocabulary, words } = data;
   const active = root.getRootNode().activeElement;
   const focused = active?.closest?.(".card")?.dataset.id;
@@ -27,7 +40,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const have = new Set(item.tags.map(key)), wanted = key(typed);
     const fits = vocabulary.filter(([tag]) => !have.has(key(tag)) && key(tag).includes(wanted));
     // What begins with the letters comes before what merely holds them; within each, the more frequent first.
-    return fits.sort((a, b) => key(b[0]).startsWith(wanted) - key(a[0]).startsWith(wanted)).slice(0, SUGGESTED);
+    const own = fits.sort((a, b) => key(b[0]).startsWith(wanted) - key(a[0]).startsWith(wanted)).slice(0, SUGGESTED);
+    const there = new Set([...have, ...own.map(([tag]) => key(tag))]);
+    const known = memory.known.asked === typed ? memory.known.matches.filter(([tag]) => !there.has(key(tag))) : [];
+    return [...own, ...known].slice(0, SUGGESTED);
   }
 
   function adder(item) {
@@ -44,16 +60,23 @@ export default function ({ data, parentElement, setTriggerValue }) {
       close();
     };
     const offer = () => {
-      close();
-      const found = input.value.trim() ? suggestions(item, input.value) : [];
+      const typed = input.value.trim();
+      const found = typed ? suggestions(item, typed) : [];
+      if (typed && memory.known.asked !== typed) document.dispatchEvent(new CustomEvent("lora-studio-ask", { detail: typed }));
+      list?.remove();
+      list = null;
+      at = Math.min(at, found.length - 1);
       if (!found.length) return;
       list = make("ul", "list", {});
       list.setAttribute("role", "listbox");
-      list.setAttribute("aria-label", words.own);
-      for (const [tag, count] of found) {
-        const row = make("li", "", {}, make("span", "", { textContent: tag }), make("span", "", { textContent: count }));
+      list.setAttribute("aria-label", words.tags);
+      for (const [tag, count, alias] of found) {
+        const name = make("span", "", { textContent: tag });
+        if (alias) name.append(make("em", "", { textContent: ` ← ${alias}` }));
+        const row = make("li", "", { title: tag }, name, make("span", "count", { textContent: short(count) }));
+        row.dataset.tag = tag;
         row.setAttribute("role", "option");
-        row.setAttribute("aria-selected", "false");
+        row.setAttribute("aria-selected", String(list.children.length === at));
         row.onmousedown = event => { event.preventDefault(); take(tag); };
         list.append(row);
       }
@@ -65,14 +88,15 @@ export default function ({ data, parentElement, setTriggerValue }) {
       at = (to + rows.length) % rows.length;
       rows.forEach((row, place) => row.setAttribute("aria-selected", String(place === at)));
     };
-    input.oninput = offer;
+    input.oninput = () => { at = -1; offer(); };
+    input.onfocus = () => { memory.offer = offer; };
     input.onblur = close;
     input.onkeydown = event => {
       if (event.key === "ArrowDown" && list) { event.preventDefault(); event.stopPropagation(); mark(at + 1); }
       else if (event.key === "ArrowUp" && list) { event.preventDefault(); event.stopPropagation(); mark(at - 1); }
       else if (event.key === "Enter" || (event.key === "Tab" && at >= 0) || (event.key === "s" && (event.ctrlKey || event.metaKey))) {
         event.preventDefault();
-        take(at >= 0 && list ? list.children[at].firstChild.textContent : input.value);
+        take(at >= 0 && list ? list.children[at].dataset.tag : input.value);
       } else if (event.key === "Escape") { close(); input.closest(".card").focus(); }
       else if (event.key === "Backspace" && !input.value && item.tags.length) {
         event.preventDefault();
@@ -126,9 +150,17 @@ export default function ({ data, parentElement, setTriggerValue }) {
       ? make("img", "", { src: item.src, alt: item.name })
       : make("span", "broken", { textContent: words.broken });
     const tokens = make("span", "tokens" + (item.tokens > item.limit ? " over" : ""), {
-      textContent: `≈ ${item.tokens}/${item.limit}`, title: words.tokens });
+      textContent: `${data.exact ? "" : "≈ "}${item.tokens}/${item.limit}`, title: words.tokens });
+    const frame = make("div", "frame", {}, picture);
+    if (item.src) {
+      const open = make("button", "open", { title: `${words.open} (C)`, onclick: () => setTriggerValue("open", { id: item.id }) });
+      open.append(corners());
+      open.setAttribute("aria-label", `${words.open} ${item.name}`);
+      frame.append(open);
+    }
+    if (item.marks.length) frame.append(make("div", "marks", {}, ...item.marks.map(mark => make("span", "", { textContent: mark }))));
     const node = make("div", "card", { tabIndex: 0 },
-      make("div", "frame", {}, picture),
+      frame,
       make("div", "head", {}, make("span", "name", { textContent: item.name, title: item.name }), tokens));
     node.dataset.id = item.id;
     node.setAttribute("role", "group");
@@ -157,12 +189,22 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const across = Math.max(1, getComputedStyle(root).gridTemplateColumns.split(" ").length);
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[event.key];
     if (step) { event.preventDefault(); cards[place + step]?.focus(); }
+    if (event.key === "c" && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      event.stopPropagation();  // Streamlit's own C
+      event.target.querySelector(".open")?.click();
+    }
     if (event.key === "Enter") { event.preventDefault(); event.target.querySelector("[data-part]")?.focus(); }
   };
 
   // What is typed into a card must not reach the page's shortcuts: Ctrl-Z there is the text field's own.
   const typing = event => { if (event.target.matches("input, textarea")) event.stopPropagation(); };
   root.addEventListener("keydown", typing);
+  const told = event => { memory.known = event.detail; memory.offer?.(); };
+  document.addEventListener("lora-studio-tags", told);
   draw(focused, inside);
-  return () => root.removeEventListener("keydown", typing);
+  return () => {
+    root.removeEventListener("keydown", typing);
+    document.removeEventListener("lora-studio-tags", told);
+  };
 }

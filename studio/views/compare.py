@@ -9,6 +9,7 @@ import streamlit as st
 
 from studio import ballot, comparison, jobs, panels, places, prompt_sets, state
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer import presets
 from trainer.cells import BASE_EPOCH, Evaluation
@@ -38,7 +39,7 @@ def main() -> None:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         run = runs[state.select(_("Run"), "run", trained)]
-    with right, st.popover(_("Render …"), width="stretch", icon=":material/brush:"):
+    with right, panels.popover("render", _("Render …"), icon=":material/brush:"):
         ask_render(run, {name: runs[name] for name in trained if name != run.name})
     job = jobs.latest("evaluate", run.name)
     st.fragment(watch, run_every=REFRESH if job and job.active else None)(run.name, "evaluate", _("Rendering"))
@@ -107,6 +108,7 @@ def render(run: Run, prompts: str, epochs: list[int], strengths: str, seeds: str
     if epochs:
         arguments.append("--epochs=" + ",".join(map(str, sorted(epochs))))
     jobs.start("evaluate", *arguments, *beside, *panels.clip_option(), subject=run.name)
+    panels.close("render")
     st.rerun()
 
 
@@ -177,12 +179,12 @@ def show_recommendation(run: Run, evaluation: Evaluation) -> None:
     text, action = st.columns([3, 1], vertical_alignment="center")
     with text:
         if best:
-            st.info(escape(best.get("reason", "")), icon=":material/star:")
+            st.info(escape(said(best.get("reason", ""))), icon=":material/star:")
         elif evaluation.labels:
             st.caption(_("Scores depend on what each run was trained on: between two runs the blind vote decides."))
-            for key, said in evaluation.about.items():
+            for key, value in evaluation.about.items():
                 if key.startswith("Scores of "):
-                    st.caption(escape(f"{key}: {said}"))
+                    st.caption(escape(f"{key}: {value}"))
         else:
             st.caption(_("The scores do not set one epoch apart: look, and choose by eye."))
     # A second run's epochs are exported from its own comparison.
@@ -190,7 +192,7 @@ def show_recommendation(run: Run, evaluation: Evaluation) -> None:
     with action:
         if best.get("epoch") in epochs:
             export_button(run, best["epoch"], "export best", best.get("strength", 1.0))
-        with st.popover(_("Export another …") if best else _("Export …"), width="stretch", icon=":material/ios_share:"):
+        with panels.popover("export", _("Export another …") if best else _("Export …"), icon=":material/ios_share:"):
             ask_export(run, epochs, best.get("epoch"))
     st.fragment(watch_export, run_every=REFRESH if exporting(run) else None)(run.name)
 
@@ -217,6 +219,7 @@ def start_export(run: Run, epoch: int, name: str, strength: float = 1.0, replace
     if strength != 1.0:
         arguments.append(f"--strength={strength:g}")
     jobs.start("export", *arguments, subject=run.name)
+    panels.close("export")
     st.rerun()
 
 

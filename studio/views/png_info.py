@@ -33,6 +33,7 @@ def main() -> None:
         _("Drop a picture or a LoRA (.safetensors)"), type=[*(e[1:] for e in images.ENDINGS), "safetensors"], key="drop"
     )
     if dropped is None:
+        show_what_comes()
         return
     if dropped.size > LARGEST:
         st.error(_("A LoRA is smaller than 1 GB; this is likely a base model."))
@@ -48,6 +49,20 @@ def main() -> None:
                 show_picture(dropped.name, path)
         except UserError as error:
             st.error(escape(str(error).replace(str(path), dropped.name)))
+
+
+def show_what_comes() -> None:
+    """What the page has to offer, while nothing was dropped."""
+    cards = (
+        (":material/image:", _("A picture"), _("Prompt, seed, sampler, model: each by its name, ready to be copied.")),
+        (":material/grid_view:", _("A prompt to compare with"), _("Appended to a set, every epoch is drawn from it.")),
+        (":material/tune:", _("A LoRA"), _("The settings that it was trained with go into the train form.")),
+    )  # fmt: skip
+    with st.grid(3, min_column_width=240):
+        for icon, title, about in cards:
+            with st.container(border=True, height="stretch"):
+                st.markdown(f"{icon} **{title}**")
+                st.caption(about)
 
 
 def show_picture(name: str, path: Path) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import streamlit as st
 
 from studio import charts, jobs, line, panels, places, state, trash
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer import presets
 from trainer.errors import UserError
-from trainer.run import ACTIVE, Run, Status
-from trainer.texts import MARKS, duration, file_size
+from trainer.run import ACTIVE, COMMANDS, Run, Status
+from trainer.texts import MARKS, duration, file_size, size
 
 REFRESH = 2.0  # seconds between looks at the run folders while something trains
 LISTED = 25  # runs in the list before the older ones are folded away
@@ -199,15 +201,15 @@ def say_message(run: Run, status: Status, starting: bool) -> None:
     """The run's own words; for what went wrong with the remedy."""
     job = jobs.job_of(run)
     if starting:
-        waits = _(job.progress.text) if job.progress.text else ""
+        waits = said(job.progress.text)
         st.info(escape(waits or _("Starting: loading torch and the base model takes a moment.")))
     elif status.state in ("failed", "interrupted"):
-        st.error(escape(" ".join(filter(None, [status.message, remedy_for(status.message)]))))
+        st.error(escape(" ".join(filter(None, [said(status.message), remedy_for(status.message)]))))
     elif status.state == "queued" and job is not None and job.state in ("failed", "lost"):
-        said = job.tail(1).removeprefix("lora-studio: ")
-        st.error(escape(_("It did not start: {why}").format(why=said or _("the worker ended without a word"))))
+        why = said(job.tail(1).removeprefix("lora-studio: ")) or _("the worker ended without a word")
+        st.error(escape(_("It did not start: {why}").format(why=why)))
     elif status.message:
-        st.caption(escape(status.message))
+        st.caption(escape(said(status.message)))
 
 
 def remedy_for(text: str) -> str:
@@ -233,6 +235,8 @@ def show_progress(run: Run, status: Status) -> None:
         _("Speed"): f"{progress.seconds_per_step:.2f} s/step" if progress.seconds_per_step else "–",
         _("Time left"): duration(left) if left and status.state in ACTIVE else "–",
         _("Loss"): f"{progress.loss:.4f}" if progress.loss is not None else "–",
+        _("Learning rate"): f"{progress.learning_rate:.2g}" if progress.learning_rate is not None else "–",
+        _("Memory"): size(progress.memory) if progress.memory else "–",
     }
     with st.container(horizontal=True, gap="large"):
         for label, value in figures.items():
@@ -246,6 +250,14 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
     with st.container(horizontal=True):
         if running:
             st.button(_("Save now"), key="save now", on_click=run.request, args=("save",), icon=":material/save:")
+            st.button(
+                _("Sample now"),
+                key="sample now",
+                on_click=run.request,
+                args=("sample",),
+                icon=":material/brush:",
+                help=_("Saves at the next step and renders a few prompts with it. Training waits, and ends the same."),
+            )
             st.button(
                 _("Stop"),
                 key="stop",
@@ -282,7 +294,7 @@ def show_buttons(run: Run, status: Status, starting: bool) -> None:
                 icon=":material/delete:",
                 help=_("To the trash, from where it can be restored."),
             )
-    waiting = [command for command in ("stop", "save") if (run.path / "control" / command).exists()]
+    waiting = [command for command in COMMANDS if (run.path / "control" / command).exists()]
     if running and waiting:
         st.caption(_("Asked to {what}: it obeys at the next step.").format(what=", ".join(map(_, waiting))))
 
@@ -362,16 +374,19 @@ def metrics_of(name: str, size: int) -> list[dict]:
 
 
 def show_samples(run: Run) -> None:
-    """The pictures that were rendered last."""
-    found = [*run.path.glob("evaluations/*/cells/*.png"), *run.path.glob("samples/**/*.png")]
+    """The pictures that were rendered last, by a comparison or because somebody asked for them while it trains."""
+    found = [*run.path.glob("evaluations/*/cells/*.png"), *run.path.glob("samples/*.png")]
     newest = sorted(found, key=lambda path: -path.stat().st_mtime)[:SAMPLES]
-    small = [thumbnail for path in newest if (thumbnail := panels.thumbnail(path, 256))]
+    small = [(path, thumbnail) for path in newest if (thumbnail := panels.thumbnail(path, 256))]
     if not small:
         return
-    st.text(_("Newest pictures"))
+    st.text(_("Newest samples"))
     with st.container(horizontal=True, gap="small"):
-        for path in small:
-            st.image(str(path), width=110, alt=_("Rendered picture"))
+        for path, thumbnail in small:
+            with st.container(width=110, gap="xxsmall"):
+                st.image(str(thumbnail), width="stretch", alt=_("Rendered picture"))
+                if asked := re.match(r"step(\d+)-\d+-(.+)", path.stem):
+                    st.caption(escape(_("step {n}").format(n=int(asked[1])) + f" · {asked[2]}"))
 
 
 def show_epochs(run: Run) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import jobs, language, panels, places, preferences, state
+from studio import completion, jobs, language, panels, places, preferences, state
 from studio.language import _, plural
 from studio.text import escape
 from trainer.errors import UserError
@@ -25,6 +25,7 @@ def main() -> None:
         show_folders()
     with right:
         ask_models()
+        ask_tag_list()
         show_doctor()
 
 
@@ -81,9 +82,9 @@ def show_folders() -> None:
         places.PRESETS: _("presets and prompt sets of your own"),
     }
     for folder, about in known.items():
-        with st.container(horizontal=True, gap="small"):
-            st.text(f"{folder}/", width=110)
-            st.caption(about)
+        with st.container(horizontal=True, gap="small", vertical_alignment="center"):
+            st.text(f"{folder}/", width=80)
+            st.caption(about, width=250)
 
 
 def ask_models() -> None:
@@ -122,6 +123,35 @@ def ask_models() -> None:
                 keep(model_folders=[*linked, str(folder)] if str(folder) not in linked else linked)
                 st.rerun()
             st.error(escape(_("{folder} is not a folder here: give its whole path.").format(folder=given)))
+
+
+def ask_tag_list() -> None:
+    """A .csv of known tags, offered while captions are typed."""
+    st.header(_("Known tags"))
+    st.caption(
+        _(
+            "A list of tags to complete from, after those of the folder: a .csv as the extension tagcomplete has it, "
+            "name,category,count,aliases. That of a linked A1111 or Forge is found by itself."
+        )
+    )
+    given = st.text_input(
+        _("List of tags"),
+        preferences.load().tag_list,
+        key="tag list",
+        label_visibility="collapsed",
+        placeholder=str(places.tag_list() or "/home/you/danbooru.csv"),
+    ).strip()
+    if given != preferences.load().tag_list:
+        if given and not Path(given).expanduser().is_file():
+            st.error(escape(_("{path} is no file here: give its whole path.").format(path=given)))
+            return
+        keep(tag_list=str(Path(given).expanduser()) if given else "")
+    try:
+        known = completion.tag_list()
+        if known is not None:
+            st.caption(_("{tags} at hand.").format(tags=plural(len(known), "tag")))
+    except UserError as error:
+        st.error(escape(error))
 
 
 def show_doctor() -> None:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from studio import forecast, forms, importing, jobs, line, panels, places, state
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer import checks, presets
 from trainer.config import DataConfig, TrainConfig, settings
@@ -188,7 +189,7 @@ def stamp_of(data: DataConfig) -> tuple:
     return tuple(panels.stamp(folder, data.caption_extension) for folder in folders(data) if folder.is_dir())
 
 
-@st.cache_data(max_entries=20, show_spinner=False)
+@st.cache_resource(max_entries=20, show_spinner=False)  # nobody changes them, and copies of 10,000 take long
 def cached_examples(data: str, stamp: tuple) -> list[Example]:
     """`stamp` makes the answer old when a file changes."""
     return load_examples(DataConfig.model_validate_json(data))
@@ -220,7 +221,7 @@ def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> boo
     for number, problem in enumerate(problems[:6]):
         say = st.error if problem.severity == "error" else st.warning
         name = _(forms.by_path()[problem.setting].label)
-        say(f"**{escape(name)}**: {escape(problem.reason)}", icon=":material/error:" if say is st.error else None)
+        say(f"**{escape(name)}**: {escape(said(problem.reason))}", icon=":material/error:" if say is st.error else None)
         if problem.suggestion is not None:
             text = _("Set {name} to {value}").format(name=name, value=forms.shown(problem.suggestion))
             st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))

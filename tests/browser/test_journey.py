@@ -1,14 +1,24 @@
-"""Real journeys in Chromium: edit captions, train a tiny base, vote, and what the keyboard does on the way."""
+"""Real journeys in Chromium, each over a working folder of its own."""
+
+import json
+import tomllib
+import zipfile
 
 import pytest
 import tiny
 from comparisons import make_comparison
-from serving import served
+from serving import PATIENCE, served
 from trainees import draw_pictures
 
-from trainer import vote
+from studio import preferences
+from trainer import presets, toybox, vote
+from trainer.cells import Evaluation
+from trainer.checkpoint import load_state
 from trainer.dataset import captions
-from trainer.run import find_runs
+from trainer.run import Progress, Run, find_runs
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+expect.set_options(timeout=PATIENCE)
 
 PRESET = """
 [model]
@@ -35,35 +45,11 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_from_captions_to_a_finished_run(browser, page, settle, workplace):
-    tiny.base_folder(workplace / "models" / "tiny", "sd15")
-    (workplace / "presets").mkdir()
-    (workplace / "presets" / "a-tiny.toml").write_text(PRESET)
-    with served(workplace) as studio:
-        page.goto(f"{studio}/train")
-        settle(page)
-        page.get_by_role("combobox", name="Preset").click()
-        page.get_by_role("option", name="a-tiny").click()
-        page.get_by_text("5 pictures × 1 repeat × 2 epochs").wait_for()
-        page.get_by_role("button", name="Start training").click()
-        page.wait_for_url("**/runs*")
-        page.get_by_text("finished", exact=True).first.wait_for()
-        (run,) = find_runs()
-        assert run.status.state == "finished" and len(run.epochs()) == 2
-
-        page.reload()
-        settle(page)
-        page.get_by_text(run.name).first.wait_for()
-        page.get_by_role("button", name="Delete").click()
-        page.get_by_text("No runs yet").wait_for()
-        page.get_by_role("button", name="Trash (1)").click()
-        page.get_by_role("button", name="Restore").click()
-        page.get_by_text("finished", exact=True).first.wait_for()
-
-
-def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplace):
+def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, until, workplace):
     folder = workplace / "datasets" / "moss"
     captions.write_captions(folder, {folder / "00.txt": "moss, <img src=x onerror=alert(1)>, hat"}, "test")
+    (workplace / "tags.csv").write_text('blue_hair,0,900,"cyan_hair"\n')
+    preferences.save(preferences.Preferences(tag_list=str(workplace / "tags.csv")))
     with served(workplace) as studio:
         page.goto(f"{studio}/dataset")
         settle(page)
@@ -80,15 +66,26 @@ def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplac
         second.get_by_role("option").first.wait_for()
         box.press("ArrowDown")
         box.press("Enter")
-        page.wait_for_timeout(500)
+        until(lambda: "onerror" in captions.caption_of(folder / "01.png"), "the tag in the caption")
         settle(page)
-        assert "onerror" in captions.caption_of(folder / "01.png")
+        # Behind them a list of known tags on this machine, by another name of the tag.
+        box = second.get_by_role("textbox")
+        box.press_sequentially("cyan")
+        second.get_by_role("option").get_by_text("blue hair").wait_for()
+        box.press("ArrowDown")
+        box.press("Enter")
+        until(lambda: captions.caption_of(folder / "01.png").endswith(", blue hair"), "the known tag in the caption")
+        settle(page)
+        page.get_by_role("button", name="Undo").click()
+        page.get_by_text("Took back “edit 01").wait_for()
+        settle(page)
         second.focus()
         page.keyboard.press("ArrowRight")
         assert "02.png" in page.evaluate(ACTIVE)
         page.keyboard.press("/")
         page.keyboard.type("onerror")
         page.keyboard.press("Enter")
+        page.get_by_role("group", name="02.png").wait_for(state="detached")
         settle(page)
         assert page.get_by_role("group", name=".png").count() == 2
         page.reload()
@@ -98,7 +95,7 @@ def test_captions_by_chips_keyboard_and_two_tabs(browser, page, settle, workplac
         assert "onerror" not in captions.caption_of(folder / "01.png")
 
         # Another tab: the second to save is told, and what the first wrote stays.
-        other = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+        other = new_context().new_page()
         other.goto(f"{studio}/dataset")
         settle(other)
         for tab, words in ((page, "from one tab"), (other, "from the other")):
@@ -120,9 +117,13 @@ ACTIVE = """() => {
 }"""
 
 
-def test_a_vote_by_keyboard(page, settle, workplace):
+def test_a_vote_by_keyboard_until_there_is_a_winner(page, settle, until, workplace):
     run = make_comparison(epochs=2)
     folder = run.evaluation_folder("character")
+
+    def votes() -> int:
+        return len(vote.read_votes(folder))
+
     with served(workplace) as studio:
         page.goto(f"{studio}/compare")
         settle(page)
@@ -131,9 +132,170 @@ def test_a_vote_by_keyboard(page, settle, workplace):
         settle(page)
         for number, key in enumerate("120b", 1):
             page.keyboard.press(key)
+            until(lambda number=number: votes() == number, f"vote {number}")
             page.get_by_text(f"{number} votes").or_(page.get_by_text("votes (")).first.wait_for()
             settle(page)
         assert [one.outcome for one in vote.read_votes(folder)] == ["left", "right", "tie", "bad"]
         page.keyboard.press("u")
+        until(lambda: votes() == 3, "one vote less")
         settle(page)
-        assert len(vote.read_votes(folder)) == 3
+        # From now on the second epoch is always the better one: what is asked next can be read from the disk.
+        ballot = vote.Ballot(Evaluation.load(folder), folder)
+        while (pair := ballot.next()) is not None:
+            before = votes()
+            assert before < 60, "there is no end to it"
+            page.keyboard.press("1" if pair.left.epoch == 2 else "2")
+            until(lambda before=before: votes() == before + 1, "the next vote")
+            settle(page)
+            ballot = vote.Ballot(Evaluation.load(folder), folder)
+        page.get_by_text("Epoch 2 is the clear winner").wait_for()
+        page.get_by_role("button", name="Export epoch 2").last.wait_for()
+
+
+def test_a_run_is_watched_sampled_killed_resumed_and_stopped(page, workplace):
+    tiny.base_folder(workplace / "models" / "tiny", "sd15")
+    (workplace / "prompts.toml").write_text('[[prompt]]\nname = "face"\nprompt = "[trigger], face"\n')
+    own = {"data.folder": "datasets/moss", "data.trigger": "moss"}
+    own |= {"evaluation.prompts": "prompts.toml", "evaluation.steps": 1}
+    # One that is at work for as long as the test looks at it, and one that is soon done.
+    short = Run.create(presets.layer(parsed(PRESET), own, {"name": "short"}))
+    short.write_status("training", "", Progress(epochs=2, step=1, steps=6))  # as a trainer that was killed leaves it
+    long = Run.create(presets.layer(parsed(PRESET), own, {"name": "long", "data.repeats": 5000}))
+
+    def state(word: str):
+        return page.get_by_text(word, exact=True).first
+
+    with served(workplace) as studio:
+        page.goto(f"{studio}/runs?run={long.name}")
+        page.get_by_role("button", name="Start", exact=True).click()
+        state("training").wait_for()
+        page.get_by_role("button", name="Sample now").click()
+        page.get_by_text("· face").wait_for()
+        page.reload()  # and everything is as it was
+        state("training").wait_for()
+        page.get_by_text("· face").wait_for()
+        assert long.is_locked()
+
+        page.get_by_role("button", name="Kill").click()
+        page.get_by_role("button", name="Kill it now").click()
+        state("interrupted").wait_for()
+        assert long.status.state == "interrupted"
+        saved = load_state(long.path / "state")["position"].step
+        page.get_by_role("button", name="Resume").click()
+        state("training").wait_for()
+        page.get_by_role("button", name="Stop").click()
+        state("stopped").wait_for()
+        assert long.status.state == "stopped" and long.status.progress.step >= saved
+
+        page.goto(f"{studio}/runs?run={short.name}")
+        state("interrupted").wait_for()
+        page.get_by_role("button", name="Resume").click()
+        state("finished").wait_for()
+        assert short.status.state == "finished" and len(short.epochs()) == 2
+
+        page.reload()
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_role("button", name="Trash (1)").click()
+        assert [run.name for run in find_runs()] == [long.name]
+        page.get_by_role("button", name="Restore").click()
+        page.get_by_text(short.name).first.wait_for()
+        assert {run.name for run in find_runs()} == {long.name, short.name}
+
+
+KOHYA = {"pretrained_model_name_or_path": "x", "network_dim": 12, "network_alpha": 6, "epoch": 7, "train_batch_size": 3}
+
+
+def test_kohyas_settings_fill_the_form(page, settle, workplace):
+    (workplace / "<b>kohya<b>.json").write_text(json.dumps(KOHYA))
+    with served(workplace) as studio:
+        page.goto(f"{studio}/train")
+        settle(page)
+        page.get_by_text("Import from kohya").click()
+        page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(workplace / "<b>kohya<b>.json")
+        page.get_by_role("button", name="Fill the form").click()
+        for name, value in (("Network dim", "12"), ("Network alpha", "6"), ("Epochs", "7"), ("Batch size", "3")):
+            expect(page.get_by_role("spinbutton", name=name)).to_have_value(value)
+        page.get_by_text("<b>kohya<b>.json").first.wait_for()
+
+
+def test_a_newcomer_from_nothing_to_an_exported_lora(page, settle, until, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "presets" / "prompts").mkdir(parents=True)
+    (tmp_path / "presets" / "a-toy.toml").write_text(TOY)
+    (tmp_path / "presets" / "prompts" / "toy.toml").write_text(TWO_PROMPTS)
+    outside = {path for path in tmp_path.parent.iterdir()}
+    with zipfile.ZipFile(tmp_path / "moss.zip", "w") as archive:
+        for number, picture in enumerate(sorted(toybox.PICTURES["moss"].glob("*.png"))[:3]):
+            archive.write(picture, f"../../{number}.png")
+        archive.writestr("/etc/evil.sh", "no picture")
+    with served(tmp_path) as studio:
+        page.goto(f"{studio}/dataset")
+        page.get_by_text("No pictures yet").wait_for()
+        page.locator("[data-testid=stFileUploader] input[type=file]").set_input_files(tmp_path / "moss.zip")
+        page.get_by_text("moss.zip").wait_for()
+        page.get_by_role("textbox", name="Into the folder").fill("moss")
+        page.get_by_role("button", name="Add", exact=True).click()
+        until(lambda: len(list((tmp_path / "datasets").glob("moss/*.png"))) == 3, "the pictures")
+        # Whatever a zip calls its files, they land in the folder; and what is no picture does not.
+        assert set(tmp_path.parent.iterdir()) == outside and not list(tmp_path.rglob("evil*"))
+
+        page.goto(f"{studio}/dataset")
+        settle(page)
+        page.get_by_role("button", name="Tag with").click()
+        page.get_by_role("textbox", name="Trigger word").fill("moss")
+        page.keyboard.press("Tab")
+        settle(page)
+        page.get_by_role("button", name="Start", exact=True).click()
+        until(lambda: len(list((tmp_path / "datasets").glob("moss/*.txt"))) == 3, "the captions")
+
+        page.goto(f"{studio}/train")
+        settle(page)
+        page.get_by_role("combobox", name="Preset").click()
+        page.get_by_role("option", name="a-toy").click()
+        page.get_by_text("3 pictures × 1 repeat × 1 epoch").wait_for()
+        page.get_by_role("button", name="Start training").click()
+        page.wait_for_url("**/runs*")
+        page.get_by_role("button", name="Compare epochs").wait_for()
+        until(lambda: find_runs()[0].status.state == "finished", "the end of the training")
+        page.get_by_role("button", name="Compare epochs").click()
+        page.wait_for_url("**/compare*")
+        page.get_by_role("button", name="Render …").click()
+        page.get_by_role("button", name="Render missing").click()
+        page.get_by_role("button", name="Export").first.wait_for()
+        settle(page)
+        page.get_by_role("button", name="Export").last.click()  # … another, or … where none is recommended
+        page.get_by_role("textbox", name="Name").fill("my moss")
+        page.keyboard.press("Tab")
+        settle(page)
+        page.get_by_role("button", name="Export epoch 1").last.click()
+        until(lambda: (tmp_path / "models" / "my-moss.safetensors").exists(), "the exported LoRA")
+        page.goto(f"{studio}/library")
+        page.get_by_text("<lora:my-moss:1> moss").wait_for()
+
+
+TOY = """# The toybox, as quickly as it goes.
+[model]
+base = "toybox/sd15"
+precision = "fp32"
+[data]
+resolution = 128
+bucket_step = 32
+[adapter]
+rank = 4
+alpha = 2
+[optimizer]
+name = "AdamW"
+[loop]
+epochs = 1
+batch_size = 3
+[evaluation]
+prompts = "toy"
+steps = 2
+seeds = [1]
+loss_pictures = 0
+"""
+TWO_PROMPTS = "".join(f'[[prompt]]\nname = "{name}"\nprompt = "[trigger], {name}"\n' for name in ("smile", "hat"))
+
+
+def parsed(text: str) -> dict:
+    return presets.flatten(tomllib.loads(text))

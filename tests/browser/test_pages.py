@@ -8,7 +8,7 @@ from comparisons import make_comparison
 from serving import SCREENSHOTS, served
 from trainees import draw_pictures
 
-PAGES = ["", "dataset", "train", "runs", "compare", "library", "png_info", "settings"]
+PAGES = ["", "dataset", "dataset?picture=00.png", "train", "runs", "compare", "library", "png_info", "settings"]
 SERIOUS = ("serious", "critical")
 
 
@@ -25,18 +25,17 @@ def studio(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page(name, browser, studio, settle):
+def test_page(name, new_context, studio, settle):
     SCREENSHOTS.mkdir(exist_ok=True)
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
     for theme, locale, width in (("light", "en-US", 1280), ("dark", "zh-CN", 1280), ("dark", "en-US", 400)):
-        context = browser.new_context(
+        context = new_context(
             viewport={"width": width, "height": 1200}, color_scheme=theme, locale=locale, reduced_motion="reduce"
         )
         page = context.new_page()
-        page.set_default_timeout(60_000)
         page.goto(f"{studio}/{name}")
         settle(page)
-        page.screenshot(path=SCREENSHOTS / f"{name or 'home'}-{theme}-{locale}-{width}.png")
+        page.screenshot(path=SCREENSHOTS / f"{name.replace('?', '-') or 'home'}-{theme}-{locale}-{width}.png")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{theme} {width}: overflows"
         found = axe.Axe().run(page).response["violations"]
         problems = [

@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 from comparisons import make_comparison
 from PIL import Image
-from trainees import draw_pictures
+from trainees import draw_pictures, make_run
 
 from studio import comparison, jobs
 from trainer import presets
 from trainer.cells import Evaluation
 from trainer.dataset import captions
+from trainer.loop import train
 from trainer.run import Run
 
 
@@ -32,7 +34,35 @@ def test_home_over_nothing(open_page, words):
 def test_home_lists_the_runs(open_page, words):
     make_comparison()
     text = words(open_page("home"))
-    assert "1 of 1 runs" in text and "finished" in text
+    assert "2 of 2 epochs · ★ 2" in text and "finished" in text
+
+
+def test_home_shows_how_far_the_pictures_have_come(open_page, words, here):
+    draw_pictures(here / "datasets" / "fern")
+    (here / "datasets" / "fern" / "00.txt").unlink()
+    text = words(open_page("home"))
+    assert "fern: 5 pictures, 4 with a caption" in text and "no run yet" in text and "none yet" in text
+    run = make_run(here, tiny.base_folder(here / "base", "sd15"), data__folder="datasets/fern", name="fern")
+    train(run)
+    lora = here / "models" / "fern.safetensors"
+    lora.parent.mkdir()
+    lora.write_bytes(run.epoch_path(2).read_bytes())
+    draw_pictures(here / "datasets" / "ivy")  # another project, which is not mixed in
+    page = open_page("home")
+    text = words(page)
+    assert "finished · 2 epochs" in text and "not rendered yet" in text and "\nfern\n" in text
+    other = words(page.selectbox(key="select dataset").select("ivy").run())
+    assert "ivy: 5 pictures, 5 with a caption" in other and "no run yet" in other and "none yet" in other
+
+
+def test_home_walks_through_what_the_demo_made(open_page, words, here):
+    job = here / ".studio" / "jobs" / "2026-11-22_010101-demo"
+    job.mkdir(parents=True)
+    (job / "job.json").write_text('{"arguments": ["demo"], "subject": "", "started": 0}')
+    (job / "result.json").write_text('{"code": 0}')
+    page = open_page("home")
+    links = [link.proto.page for link in page.get("page_link") if link.proto.label[0].isdigit()]
+    assert links == ["dataset", "runs", "compare", "library"]
 
 
 def opened(page, key: str) -> None:
@@ -116,6 +146,8 @@ def test_a_finding_is_fixed_and_undone(open_page, words, here):
     page.button(key="undo").click().run()
     assert not page.exception and (folder / "copy.txt").read_text() == "moss, the same"
     assert "Took back “fix duplicate”" in page.toast[0].value.replace("\\", "")
+    page.button(key="redo").click().run()
+    assert not page.exception and not (folder / "copy.png").exists() and not (folder / "copy.txt").exists()
 
 
 def test_pictures_without_a_caption_get_the_trigger_word(open_page, words, here):
@@ -146,6 +178,25 @@ def test_tag_tables(open_page, here):
     opened(page, "tag tables")
     assert page.dataframe[0].value.iloc[0].tolist() == ["moss", 5, 1.0]
     assert page.dataframe[1].value.iloc[0]["together"] == 5
+
+
+def test_every_crop_is_shown_page_by_page_or_bucket_by_bucket(open_page, here):
+    draw_pictures(here / "datasets" / "moss", [(300, 170)] * 30 + [(256, 256)] * 2)
+    page = open_page("dataset")
+
+    def shown() -> set[str]:
+        text = "".join(str(element.proto.body) for element in page.get("html"))
+        return {f"{number:02}.png" for number in range(32) if f'alt="{number:02}.png"' in text}
+
+    opened(page, "crops")
+    first = shown()
+    page.session_state["crop page 512 None 2"] = 2
+    page.run()
+    assert not page.exception and not first & shown()
+    assert first | shown() == {f"{number:02}.png" for number in range(30)}  # squares lose nothing
+    page.session_state["crop bucket 512"] = (512, 512)
+    page.run()
+    assert not page.exception and shown() == {"30.png", "31.png"}
 
 
 def test_broken_pictures_and_captions_are_named(open_page, words, here):

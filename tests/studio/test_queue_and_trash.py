@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -96,10 +97,14 @@ def test_the_queues_process_ends_when_the_queue_is_empty(here):
 # ── the device ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_worker_waits_for_the_device_and_can_be_cancelled(here):
+@pytest.mark.parametrize("handler", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_worker_waits_for_the_device_and_can_be_cancelled(here, handler):
+    # SIG_IGN is what a studio inherits that a script started in the background.
     worker.DEVICE.parent.mkdir(exist_ok=True)
     with FileLock(worker.DEVICE):
+        before = signal.signal(signal.SIGINT, handler)
         job = jobs.start("evaluate", "no such run")
+        signal.signal(signal.SIGINT, before)
         wait_for(lambda: job.progress.text == worker.WAITING)
         job.cancel()
         wait_for(lambda: job.state == "cancelled")

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from PIL import Image
 
 from studio import charts, jobs
 from trainer import presets
-from trainer.run import Progress, Run
+from trainer.run import COMMANDS, Progress, Run
 
 
 def make(name: str, state: str, message: str = "") -> Run:
@@ -39,13 +40,24 @@ def test_a_dead_trainer_is_shown_as_interrupted_and_can_be_resumed(open_page, wo
 
 def test_a_living_trainer_shows_its_progress_and_obeys(open_page, words):
     run = make("moss", "training")
+    figures = Progress(epoch=1, epochs=3, step=4, steps=12, memory=5_800_000_000, learning_rate=1e-4)
+    run.write_status("training", "", figures)
     with run.lock():
         page = open_page("runs")
         text = words(page)
-        assert "training" in text and "4/12" in text
-        page.button(key="save now").click().run()
-        page.button(key="stop").click().run()
-    assert run.take_request("save") and run.take_request("stop")
+        assert "training" in text and "4/12" in text and "5.8 GB" in text and "0.0001" in text
+        for command in COMMANDS:
+            page.button(key=command if command == "stop" else f"{command} now").click().run()
+            assert run.take_request(command)
+
+
+def test_the_newest_samples_are_shown_with_their_step(open_page, words):
+    run = make("moss", "training")
+    lora = run.sample_path(512)
+    lora.parent.mkdir()
+    Image.new("RGB", (40, 40), "red").save(lora.with_name("step00000512-1-portrait.png"))
+    with run.lock():
+        assert "step 512 · portrait" in words(open_page("runs"))
 
 
 def test_out_of_memory_comes_with_a_remedy(open_page, words):

@@ -207,6 +207,11 @@ def test_what_a_run_takes_is_asked_in_another_process_and_its_change_applied(ope
     assert not page.exception
     assert field(page, "number_input", "loop.batch_size").value == 1
     assert "It does not fit" not in words(page)  # that was about other settings
+    # Once asked for it follows the form: the changed one is asked about, and by one process at a time.
+    assert len(started) == 2 and asked["loop.batch_size"] > 1
+    assert "loop.batch_size" not in presets.load(started[1][5].removeprefix("--preset=")).values  # 1 is the default
+    field(page, "number_input", "loop.epochs").set_value(3).run()
+    assert not page.exception and len(started) == 2 and "Counting" in words(page)
 
 
 def test_the_estimate_is_what_the_command_prints(here, pictures):

@@ -93,8 +93,128 @@ def test_another_precision_is_rounded_once_and_its_error_told(dtype, rounding):
     assert dtype == "fp32" or change.error > 1e-5
 
 
-def test_what_is_no_plain_lora_is_refused():
-    with pytest.raises(UserError, match="this one is a LoHa: export one epoch as it is"):
-        changed([({"lora_unet_a.hada_w1_a": torch.zeros(1)}, 1.0)])
+# ── other kinds ─────────────────────────────────────────────────────────────────────────────────────────
+
+LINEAR, CONV = (8, 12), (8, 6, 3, 3)  # the base's weights
+SIZES = {  # kind -> module's weight -> its tensors in a file, as LyCORIS divides them
+    "loha": (LINEAR, {"hada_w1_a": (8, 3), "hada_w1_b": (3, 12), "hada_w2_a": (8, 3), "hada_w2_b": (3, 12)}),
+    "loha, flat": (CONV, {"hada_w1_a": (8, 3), "hada_w1_b": (3, 54), "hada_w2_a": (8, 3), "hada_w2_b": (3, 54)}),
+    "loha, tucker": (CONV, {"hada_w1_a": (3, 8), "hada_w1_b": (3, 6), "hada_w2_a": (3, 8), "hada_w2_b": (3, 6),
+                            "hada_t1": (3, 3, 3, 3), "hada_t2": (3, 3, 3, 3)}),
+    "lokr, two whole": (LINEAR, {"lokr_w1": (2, 3), "lokr_w2": (4, 4)}),
+    "lokr, one thin": (LINEAR, {"lokr_w1": (2, 3), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 4)}),
+    "lokr, both thin": (LINEAR, {"lokr_w1_a": (2, 2), "lokr_w1_b": (2, 3), "lokr_w2_a": (4, 2), "lokr_w2_b": (2, 4)}),
+    "lokr, first thin": (LINEAR, {"lokr_w1_a": (2, 2), "lokr_w1_b": (2, 3), "lokr_w2": (4, 4)}),
+    "lokr, wide": (CONV, {"lokr_w1": (2, 2), "lokr_w2": (4, 3, 3, 3)}),
+    "lokr, tucker": (CONV, {"lokr_w1": (2, 2), "lokr_w2_a": (2, 4), "lokr_w2_b": (2, 3), "lokr_t2": (2, 2, 3, 3)}),
+    "dora": (LINEAR, {"lora_down.weight": (3, 12), "lora_up.weight": (8, 3), "dora_scale": (1, 12)}),
+    "dora, wide": (CONV, {"lora_down.weight": (3, 6, 3, 3), "lora_up.weight": (8, 3, 1, 1),
+                          "dora_scale": (1, 6, 1, 1)}),
+}  # fmt: skip
+
+
+def other_kind(kind: str, seed: int = 0, dtype=torch.float32) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    shapes = SIZES[kind][1]
+    made = {f"lora_unet_a.{end}": torch.randn(shape, generator=generator).to(dtype) for end, shape in shapes.items()}
+    return {**made, "lora_unet_a.alpha": torch.tensor(1.5, dtype=dtype)}
+
+
+def base_of(kind: str):
+    weight = torch.randn(SIZES[kind][0], generator=torch.Generator().manual_seed(99))
+    return lambda name: weight
+
+
+def effective(tensors: dict, kind: str) -> torch.Tensor:
+    """What LyCORIS, A1111 and ComfyUI add to the weight, in their formulas and in float64."""
+    own = {key.partition(".")[2]: tensor.double() for key, tensor in tensors.items()}
+    weight = base_of(kind)("").double()
+
+    def tucker(core, outer, inner):
+        return torch.einsum("ijkl,jr,ip->prkl", core, inner, outer)
+
+    def product(name):
+        return own[name] if name in own else own[f"{name}_a"] @ own[f"{name}_b"]
+
+    if "lora_down.weight" in own:
+        dim = own["lora_down.weight"].shape[0]
+        change = own["lora_up.weight"].flatten(1) @ own["lora_down.weight"].flatten(1)
+    elif "hada_t1" in own:
+        dim = 3
+        first, second = (tucker(own[f"hada_t{n}"], own[f"hada_w{n}_a"], own[f"hada_w{n}_b"]) for n in (1, 2))
+        change = first * second
+    elif "hada_w1_a" in own:
+        dim, change = 3, product("hada_w1") * product("hada_w2")
+    else:
+        core = "lokr_t2" in own
+        second = tucker(own["lokr_t2"], own["lokr_w2_a"], own["lokr_w2_b"]) if core else product("lokr_w2")
+        first = product("lokr_w1")
+        change = torch.kron(first[..., None, None] if second.ndim == 4 else first, second.contiguous())
+        dim = 2 if "lokr_w2_b" in own or "lokr_w1_b" in own else None
+    change = change.reshape(weight.shape) * (float(own["alpha"]) / dim if dim else 1)
+    if "dora_scale" not in own:
+        return change
+    new = weight + change
+    return new * (own["dora_scale"] / new.transpose(0, 1).flatten(1).norm(dim=1).view(own["dora_scale"].shape)) - weight
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", [kind for kind in SIZES if "dora" not in kind])
+def test_a_strength_is_baked_into_any_kind_that_is_linear_in_it(kind, dtype):
+    old = other_kind(kind, dtype=dtype)
+    change = changed([(old, 1.0)], strength=0.7, base=base_of(kind))
+    assert apart(effective(change.tensors, kind), 0.7 * effective(old, kind)) < 1e-6
+    assert change.error < 1e-6
+    touched = {key.partition(".")[2] for key in old if not torch.equal(change.tensors[key], old[key])}
+    assert touched == ({"lokr_w1"} if kind in ("lokr, two whole", "lokr, wide") else {"alpha"})
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_any_kind_is_cut_to_a_plain_lora(kind):
+    old = other_kind(kind)
+    change = changed([(old, 1.0)], rank=2, strength=0.7, base=base_of(kind))
+    assert {key.partition(".")[2] for key in change.tensors} == {"lora_down.weight", "lora_up.weight", "alpha"}
+    wanted = 0.7 * effective(old, kind).flatten(1)
+    found = delta(change.tensors, "lora_unet_a")
+    values = torch.linalg.svdvals(wanted)
+    assert float((found - wanted).norm()) == pytest.approx(float(values[2:].norm()), rel=1e-5)
+    assert change.error == pytest.approx(float(values[2:].norm() / values.norm()), rel=1e-5)
+    weight = base_of(kind)("")
+    assert change.tensors["lora_unet_a.lora_down.weight"].shape == (2, *weight.shape[1:])
+    assert change.tensors["lora_unet_a.lora_up.weight"].shape == (8, 2, *(1,) * (weight.ndim - 2))
+
+
+def test_unlike_kinds_are_mixed_as_a_plain_lora():
+    plain = {key: value for key, value in other_kind("dora", 7).items() if not key.endswith("dora_scale")}
+    parts = [("dora", other_kind("dora", 1), 0.5), ("loha", other_kind("loha", 2), -0.3)]
+    parts += [("lokr, one thin", other_kind("lokr, one thin", 3), 1.5), ("loha", plain, 1.0)]
+    wanted = sum(weight * effective(tensors, kind) for kind, tensors, weight in parts)
+    files = [(tensors, weight) for _, tensors, weight in parts]
+    change = changed(files, rank=8, base=base_of("dora"))
+    assert apart(delta(change.tensors, "lora_unet_a"), wanted) < 1e-6 and change.kept == pytest.approx(1)
+    with pytest.raises(UserError, match="only be mixed as a plain LoRA: say of which dim, with --rank"):
+        changed(files, base=base_of("dora"))
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr, two whole"])
+def test_any_kind_is_stored_in_other_numbers(kind):
+    old = other_kind(kind)
+    change = changed([(old, 1.0)], dtype="fp16", base=base_of(kind))
+    kept = {"alpha", "dora_scale"}  # a magnitude that is rounded would show in the whole weight
+    kinds = {tensor.dtype for key, tensor in change.tensors.items() if key.partition(".")[2] not in kept}
+    assert kinds == {torch.float16}
+    assert change.error == pytest.approx(apart(effective(change.tensors, kind), effective(old, kind)), rel=1e-3)
+    assert 1e-6 < change.error < 2e-3
+
+
+def test_a_dora_takes_no_weight():
+    with pytest.raises(UserError, match="does not grow in proportion to its weight.*--rank"):
+        changed([(other_kind("dora"), 0.8)], base=base_of("dora"))
+
+
+def test_what_is_not_known_is_refused():
+    for ending in ("oft_blocks", "hada_w1_a"):
+        with pytest.raises(UserError, match=f"lora_unet_a is none of them .{ending}.: export one epoch as it is"):
+            changed([({f"lora_unet_a.{ending}": torch.zeros(1)}, 1.0)])
     with pytest.raises(UserError, match="fp16"):
         changed([(lora(0), 1.0)], dtype="fp61")

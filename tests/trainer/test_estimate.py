@@ -1,5 +1,6 @@
 """What a run takes, foretold: held against the same run in earnest on tiny bases."""
 
+import platform
 import sys
 
 import pytest
@@ -8,8 +9,8 @@ import trainees
 from torch.utils._pytree import tree_leaves
 
 from trainer import __main__ as command_line
+from trainer import environment, families, kohya, presets
 from trainer import estimate as estimates
-from trainer import families, kohya, presets
 from trainer.adapters import Adapter
 from trainer.checkpoint import load_state
 from trainer.costs import Dummy, Meter
@@ -44,6 +45,51 @@ def test_the_meter_counts_what_is_alive():
     assert meter.live == 320 + 320
     assert meter.flops == 2 * 8 * 100 * 10
     assert kept.numel() == 80
+
+
+def test_the_meter_counts_the_copy_that_a_convolution_makes_of_its_weight():
+    convolution = torch.nn.Conv2d(4, 8, 3, padding=1, bias=False).requires_grad_(False)
+    picture = torch.zeros(1, 4, 5, 5, requires_grad=True)
+    peaks = {}
+    for blocked in (False, True):
+        with Meter([convolution.weight, picture], blocked=blocked) as meter:
+            made = convolution(picture)
+        peaks[blocked] = meter.peak
+        del made
+    assert peaks == {False: 8 * 25 * 4, True: 8 * 25 * 4 + 8 * 4 * 9 * 4}
+
+
+def test_what_was_freed_between_blocks_goes_back_to_the_system():
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc keeps holes between blocks, and can be asked to give them back")
+    torch.ones(4_000_000)  # glibc takes blocks below the largest freed one from its heap
+    blocks = [torch.ones(64_000) for _ in range(800)]  # 256 kB each
+    kept = blocks[::2]
+    del blocks
+    before = estimates.resident()
+    environment.release_memory()
+    assert before - estimates.resident() > 60_000_000 and len(kept) == 400
+
+
+def test_beside_a_loaded_unet_lies_a_piece_of_its_file_or_its_packed_layers(folders, monkeypatch):
+    def beside(**changes) -> int:
+        settings = settings_for(folders["sd15"], adapter__text_encoder=False, **changes)
+        found, dummy = estimate(settings, []), Dummy(settings)
+        return found.loading - found.training["program and driver"] - dummy.unpacked - dummy.parts["text_encoder"]
+
+    assert beside() == beside(model__quantize="fp8") == estimates.MAP
+    monkeypatch.setattr(estimates, "MAP", 1)
+    assert beside() == 1
+    assert beside(model__quantize="fp8") == Dummy(settings_for(folders["sd15"], model__quantize="fp8")).parts["unet"]
+
+
+def test_another_card_is_counted_without_what_main_memory_holds(folders):
+    """Its driver in the place of the program, no copies of oneDNN, and nothing of the loading."""
+    settings = settings_for(folders["sd15"])
+    here, card = (estimate(settings, [], 10**9, device) for device in ("cpu", "cuda"))
+    assert card.device != here.device and card.loading == 0 < here.loading
+    assert card.training["program and driver"] == estimates.DRIVER
+    assert card.training["activations and gradients"] <= here.training["activations and gradients"]
 
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])

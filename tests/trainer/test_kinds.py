@@ -9,7 +9,7 @@ import torch
 from test_adapters import outputs
 
 from trainer import checks, families, kohya, presets
-from trainer.adapters import KINDS, Adapter
+from trainer.adapters import KINDS, Adapter, start_from
 from trainer.config import AdapterConfig
 from trainer.errors import UserError
 
@@ -362,7 +362,7 @@ def test_a_lora_for_sd2_loads_in_diffusers_and_says_what_it_is_for(folders, tmp_
     assert torch.allclose(words.hidden, other_words.hidden, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["dora", "lokr"])
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr"])
 def test_a_run_of_this_kind_is_saved_rendered_and_exported(kind, folders, tmp_path, monkeypatch):
     import trainees
 
@@ -378,3 +378,58 @@ def test_a_run_of_this_kind_is_saved_rendered_and_exported(kind, folders, tmp_pa
     file = kohya.read(done.path)
     assert {key.partition(".")[2] for key in file.tensors} == NAMES[kind]
     assert file.metadata["ss_network_module"] == "lycoris.kohya"
+    if kind == "dora":
+        with pytest.raises(UserError, match="does not grow in proportion"):
+            export(run, 1, to=tmp_path / "models", name="weak", strength=0.5)
+    else:
+        weak = export(run, 1, to=tmp_path / "models", name="weak", strength=0.5)
+        assert "Checked: at 1 it draws what epoch 1 draws at 0.5" in weak.verification
+        assert kohya.read_header(weak.path).metadata["ss_network_alpha"] == "1"
+    plain = export(run, 1, to=tmp_path / "models", name="plain", strength=0.5, rank=3)
+    assert "cannot draw the same pixels" in plain.verification
+    made = kohya.read(plain.path)
+    assert {key.partition(".")[2] for key in made.tensors} == NAMES["lora"]
+    assert made.metadata["ss_network_module"] == "networks.lora" and made.metadata["ss_network_dim"] == "3"
+    assert kohya.describe(plain.path).kind == "LoCon"
+
+
+def test_a_tucker_decomposed_locon_is_read_told_rendered_and_started_from(model, tmp_path):
+    """What LyCORIS writes with use_tucker: a thin core between two 1×1 convolutions, rebuilt as A1111 does."""
+    base, _ = outputs(model)
+    settings = config_of("locon", conv_rank=4, conv_alpha=2)
+    trained = Adapter.attach(model, settings, seed=0)
+    tensors = learned(trained)
+    trained.detach()
+    generator = torch.Generator().manual_seed(1)
+    file, expected = dict(tensors), dict(tensors)
+    wide = [name for name, (down, _) in kohya.module_shapes(tensors).items() if down[-1] == 3]
+    for name in wide:
+        down, up = (tensors[f"{name}.lora_{side}.weight"] for side in ("down", "up"))
+        core = torch.randn(4, 4, 3, 3, generator=generator) * 0.3
+        thin = torch.randn(4, down.shape[1], 1, 1, generator=generator)
+        file |= {f"{name}.lora_mid.weight": core, f"{name}.lora_down.weight": thin}
+        change = torch.einsum("nmkl,in,mj->ijkl", core.double(), up.double()[..., 0, 0], thin.double()[..., 0, 0])
+        # The same ΔW as a LoCon of another shape: ΔW itself below, the unit matrix above.
+        expected |= {
+            f"{name}.lora_down.weight": change.float(),
+            f"{name}.lora_up.weight": torch.eye(len(up))[..., None, None],
+            f"{name}.alpha": tensors[f"{name}.alpha"] / 4 * len(up),
+        }
+    path = kohya.write(tmp_path / "tucker.safetensors", file, {})
+    info = kohya.describe(path)
+    assert info.kind == "LoCon (Tucker-decomposed)" and info.tools["diffusers"] == "no" and not info.warnings
+    assert info.ranks == {4: len(kohya.module_shapes(tensors))}
+    read = kohya.read(path).tensors
+    assert not any(key.endswith("lora_mid.weight") for key in read)
+    rendered = Adapter.from_file(model, read)
+    found, _ = outputs(model)
+    rendered.detach()
+    other = families.load(model.path)
+    merge_into(other, expected, 1.0)
+    assert torch.allclose(found, outputs(other)[0], atol=1e-4) and not torch.allclose(found, base, atol=1e-2)
+    started = Adapter.attach(model, settings, seed=0)
+    assert f"{len(tensors) // 3} modules" in start_from(started, read, path, resize=False)
+    assert torch.allclose(outputs(model)[0], found, atol=1e-5)
+    damaged = {**file, f"{wide[0]}.lora_mid.weight": torch.zeros(4, 3, 3, 3)}
+    with pytest.raises(UserError, match="lora_mid.weight does not fit the matrices beside it"):
+        kohya.read(kohya.write(tmp_path / "damaged.safetensors", damaged, {}))

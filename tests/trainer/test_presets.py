@@ -3,11 +3,13 @@
 import sys
 
 import pytest
+import tiny
 import trainees
 
 from trainer import __main__ as command_line
 from trainer import checks, presets
 from trainer.cells import read_prompts
+from trainer.estimate import estimate
 from trainer.examples import load_examples
 from trainer.loop import train
 from trainer.run import Run
@@ -75,6 +77,22 @@ def test_a_preset_trains_three_steps_with_its_own_options(name, tmp_path, folder
     assert first != last
 
 
+GIB = 1024**3
+RESERVE = 0.85  # of a card: the rest is the desktop's, and what a driver's allocator holds beyond what is alive
+
+
+@pytest.mark.parametrize(("name", "gigabytes"), [("sd15-6gb", 6), ("sdxl-8gb", 8), ("sdxl-12gb", 12)])
+def test_a_preset_for_small_cards_fits_its_card(name, gigabytes, tmp_path):
+    """Counted on the published architecture, at the preset's own resolution and as a graphics card would hold it."""
+    base = tiny.full_size_folder(tmp_path / "base", name.partition("-")[0])
+    config = presets.layer(shipped(name).values, {"model.base": str(base)})
+    assert config.data.resolution == (512 if name.startswith("sd15") else 1024)
+    found = estimate(config, [], gigabytes * GIB, "cuda")
+    assert found.training["UNet"] > 1.7e9  # the whole base, in half precision
+    assert found.peak < RESERVE * gigabytes * GIB
+    assert found.fits == (name != "sdxl-8gb")  # rendering wants all parts of the base at once, as the preset says
+
+
 def test_the_list_names_every_preset(said):
     printed = said("presets")
     for name in NAMES:
@@ -89,5 +107,5 @@ def test_one_preset_is_compared_with_the_defaults_and_with_another(said):
         line.split()[0]: line.split()[1:] for line in said("presets", "sd15-style", "sdxl-8gb").splitlines() if line
     }
     assert rows["adapter.rank"] == ["32", "8"]
-    assert rows["data.resolution"] == ["512", "768"]
+    assert rows["data.resolution"] == ["512", "1024"]
     assert "adapter.text_encoder" not in rows  # off in both

@@ -118,3 +118,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 def test_status_is_json_that_others_can_read(run):
     assert json.loads((run.path / "status.json").read_text())["state"] == "queued"
+
+
+def test_a_trained_run_says_its_memory_and_learning_rate(tmp_path, folders, monkeypatch):
+    import trainees
+
+    from trainer.loop import train
+
+    monkeypatch.chdir(tmp_path)
+    run = trainees.make_run(tmp_path, folders["sd15"])
+    train(run)
+    progress = run.status.progress
+    assert progress.learning_rate == run.metrics()[-1]["lr/unet"]
+    assert progress.memory > 50_000_000  # torch alone takes more

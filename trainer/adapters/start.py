@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainer.adapters.adapter import Adapter
 from trainer.adapters.sites import Site, modules_in, sites_of
 from trainer.errors import UserError
-from trainer.kohya.algebra import factors, truncated
+from trainer.kohya.deltas import factors, truncated
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ def _taken(
 
 def _resized(site: Site, mine: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """The nearest ΔW of our rank. Where ours is higher, the ranks to spare begin as fresh ones do."""
-    whole = factors({f"m.{ending}": tensor for ending, tensor in theirs.items()}, "m")
+    whole = factors(theirs)
     near = truncated(whole, min(site.rank, whole.rank))
     down, up = (mine[ending].flatten(1).clone() for ending in ("lora_down.weight", "lora_up.weight"))
     down[: near.rank] = near.down.float()

@@ -1,7 +1,7 @@
 """The command line: one verb per story, one file per group of verbs. `lora-studio --help` lists them."""
 
 # In the order in which `--help` shows them: that of the work.
-from trainer.cli import dataset, pictures, training, comparing, migrating, conventions, around  # isort: skip
+from trainer.cli import dataset, pictures, byhand, training, comparing, migrating, conventions, around  # isort: skip
 from trainer.cli.app import app
 
-__all__ = ["app", "around", "comparing", "conventions", "dataset", "migrating", "pictures", "training"]
+__all__ = ["app", "around", "byhand", "comparing", "conventions", "dataset", "migrating", "pictures", "training"]

@@ -172,7 +172,7 @@ def export(
     name: Annotated[str, typer.Option(help="File name without ending; the run's name if left out.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
     strength: Annotated[float, typer.Option(help="Baked in: at 1 the file then is what the epoch is at this.")] = 1.0,
-    rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD); 0 keeps the rank.")] = 0,
+    rank: Annotated[int, typer.Option(help="Cut every module to this rank (SVD), as a plain LoRA; 0 keeps it.")] = 0,
     dtype: Annotated[str, typer.Option(help="fp32, fp16 or bf16; as it was trained if left out.")] = "",
     merge: Annotated[
         str, typer.Option(help="Several with weights, in place of --epoch: 4:0.5,6:0.5; other LoRAs by name or file.")

@@ -19,6 +19,7 @@ app.add_typer(dataset, name="dataset")
 
 Folder = Annotated[Path, typer.Argument(help="The folder with the pictures.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+ReadOnly = Annotated[bool, typer.Option("--dry-run", help="Taken as by every verb; this one changes nothing anyway.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, complete.")]
 Where = Annotated[str, typer.Option(help="Only pictures that fit: 'tag:hat AND NOT tag:smile AND tokens:>75'.")]
 Format = Annotated[str, typer.Option(help="Where captions are kept: txt, caption, metadata or kohya.")]
@@ -101,6 +102,7 @@ def tags(
     where: Where = "",
     pairs: Annotated[bool, typer.Option("--pairs", help="Which tags stand together.")] = False,
     format: Format = "txt",
+    dry_run: ReadOnly = False,
     as_json: Json = False,
 ):
     """How often each tag is used, or which are used together."""

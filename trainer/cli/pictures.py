@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.dataset import DryRun, Folder, Json, Where, chosen, dataset, print_json
+from trainer.cli.dataset import DryRun, Folder, Format, Json, ReadOnly, Where, chosen, dataset, print_json
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
+if TYPE_CHECKING:
+    from trainer.dataset.faces import Faces
+
+Detector = Annotated[
+    str, typer.Option(help="ONNX face detector (YOLOv8 or YuNet); the one in models/faces/ if left out.")
+]
 SHOWN = 40  # findings, pictures or suggestions on the screen; --json has all
 
 
@@ -20,27 +26,40 @@ def check(
     trigger: Annotated[str, typer.Option(help="Trigger word that every caption should hold.")] = "",
     resolution: Annotated[int, typer.Option(help="Training resolution, px.")] = 512,
     fix: Annotated[list[str] | None, typer.Option(help="Mend this kind of finding; several times for several.")] = None,
+    detector: Detector = "",
+    format: Format = "txt",
     dry_run: DryRun = False,
     as_json: Json = False,
 ):
     """Look at every picture and caption: a score from 0 to 100 with its reasons, and what to do."""
     from trainer.dataset import fixes, health
 
-    report = health.check(folder, trigger=trigger, resolution=resolution)
-    settings = fixes.Settings(trigger=trigger, resolution=resolution)
-    repairs = []
-    for kind in fix or []:
-        repair = fixes.plan(kind, report.findings, settings)
-        repairs.append(repair)
-        if not dry_run:
-            fixes.apply(folder, repair)
-            report = health.check(folder, trigger=trigger, resolution=resolution)
+    faces, without = _faces(detector)
+    with bar(f"Looking through {folder}") as advance:
+
+        def look() -> health.Health:
+            wanted = {"trigger": trigger, "resolution": resolution, "format": format}
+            return health.check(folder, **wanted, faces=faces, progress=advance)
+
+        report = look()
+        settings = fixes.Settings(trigger, folder, format, resolution, faces)
+        repairs = []
+        for kind in fix or []:
+            repair = fixes.plan(kind, report.findings, settings)
+            repairs.append(repair)
+            if not dry_run:
+                fixes.apply(folder, repair)
+                report = look()
     if as_json:
         found = [
             {"kind": f.kind, "severity": f.severity, "file": _name(folder, f.file), "what": f.what, "remedy": f.remedy}
             for f in report.findings
         ]
-        mended = [{"kind": r.kind, "aside": _names(folder, r.aside), "made": _names(folder, r.make)} for r in repairs]
+        mended = [
+            {"kind": r.kind, "aside": _names(folder, r.aside), "made": _names(folder, r.make)}
+            | {"captions": _names(folder, [*r.texts, *r.contents])}
+            for r in repairs
+        ]
         print_json(
             {
                 "score": report.score,
@@ -48,6 +67,8 @@ def check(
                 "reasons": report.reasons,
                 "findings": found,
                 "fixes": mended,
+                "faces": faces.name if faces else None,
+                "dry_run": dry_run,
             }
         )
         return
@@ -64,6 +85,20 @@ def check(
     mendable = sorted({finding.kind for finding in report.findings} & fixes.FIXES.keys())
     if mendable:
         console.print(plain("Can be mended with --fix: " + ", ".join(mendable)))
+    if without:
+        console.print(f"[dim]{plain(without)}[/]")
+
+
+def _faces(detector: str) -> tuple[Faces | None, str]:
+    """(the detector, ""), or (None, why there is none) when none was asked for. Raises UserError for a wrong one."""
+    from trainer.dataset import faces
+
+    try:
+        return faces.Faces(detector), ""
+    except UserError as error:
+        if detector or any(faces.FOLDER.glob("*.onnx")):
+            raise
+        return None, str(error)
 
 
 @dataset.command()
@@ -160,8 +195,11 @@ def show_buckets(
     folder: Folder,
     resolution: Annotated[int, typer.Option(help="Training resolution, px.")] = 512,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures a step.")] = 1,
-    repeats: Annotated[int, typer.Option(min=1, help="Times an epoch that each picture is seen.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Times an epoch that a picture is seen whose folder's name (10_moss) says none.")
+    ] = 1,
     suggest: Annotated[bool, typer.Option("--suggest", help="Which resolution and bounds lose least.")] = False,
+    dry_run: ReadOnly = False,
     as_json: Json = False,
 ):
     """Every picture's bucket, scale and crop, and which settings would lose least."""
@@ -169,6 +207,7 @@ def show_buckets(
 
     from trainer.dataset import buckets, index
     from trainer.dataset import suggest as suggestions
+    from trainer.examples import named_by_folder
 
     pictures = index.scan(folder)
     if suggest:
@@ -185,10 +224,12 @@ def show_buckets(
     shapes = buckets.make_buckets(resolution)
     placements = [buckets.place(p.width, p.height, shapes) for p in pictures]
     names = [str(_name(folder, p.path)) for p in pictures]
-    description = buckets.describe(names, placements, repeats, batch_size)
+    times = [named_by_folder(p.path, folder)[0] or repeats for p in pictures]
+    description = buckets.describe(names, placements, times, batch_size)
     if as_json:
         lines = [
-            {"file": line.name, "bucket": p.bucket, "scaled": p.scaled, "crop": p.source_crop, "lost": round(p.lost, 4)}
+            {"file": line.name, "bucket": p.bucket, "scaled": p.scaled, "scale": round(p.scale, 4)}
+            | {"crop": p.source_crop, "lost": round(p.lost, 4), "repeats": line.repeats}
             for line, p in ((line, line.placement) for line in description.pictures)
         ]
         print_json({"steps": description.steps, "buckets": [asdict(b) for b in description.buckets], "pictures": lines})
@@ -204,22 +245,33 @@ def show_buckets(
 def prepare(
     folder: Folder,
     to: Annotated[Path, typer.Option(help="New folder for the pictures that are made.")],
-    crop: Annotated[str, typer.Option(help="none, centre, or salient: where most is to be seen.")] = "none",
+    crop: Annotated[
+        str, typer.Option(help="none, centre, salient (where most is to be seen), or face with a face detector.")
+    ] = "none",
     ratio: Annotated[str, typer.Option(help="Shape after cropping: 1:1, 3:4, … or bucket.")] = "bucket",
     resolution: Annotated[int, typer.Option(help="Training resolution that `bucket` means, px.")] = 512,
     longest: Annotated[int, typer.Option(min=0, help="Scale longer sides down to this, px; 0 leaves them.")] = 0,
     masks: Annotated[bool, typer.Option("--masks", help="Write transparency as masks into .masks/.")] = False,
+    background: Annotated[
+        str, typer.Option(help="Mask the background: a model of rembg (u2net, isnet-anime, …) or its .onnx file.")
+    ] = "",
+    cut_out: Annotated[bool, typer.Option("--cut-out", help="Make what is masked transparent.")] = False,
+    detector: Detector = "",
+    upscaler: Annotated[
+        Path | None, typer.Option(help="ESRGAN file that enlarges pictures smaller than their training bucket.")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames to take out of each animation.")] = 1,
     dry_run: DryRun = False,
     as_json: Json = False,
 ):
-    """Make a new folder of upright sRGB PNGs, cropped, with masks and frames; provenance.jsonl says from what."""
+    """Make a new folder of upright sRGB PNGs: cropped, cut out, enlarged; provenance.jsonl says from what."""
     from dataclasses import asdict
 
     from trainer.dataset import index
     from trainer.dataset import prepare as preparing
 
-    recipe = preparing.Recipe(crop, ratio, resolution, longest, masks, frames)
+    recipe = preparing.Recipe(crop, ratio, resolution, longest, masks, frames, background, cut_out, detector)
+    enlarging = _upscaler(upscaler) if upscaler else None
     if dry_run:
         preparing.check(folder, to, recipe)
         pictures = index.scan(folder)
@@ -228,7 +280,7 @@ def prepare(
         print_json({"would_make": number, "dry_run": True}) if as_json else console.print(plain(text))
         return
     with bar(f"Preparing {folder}") as advance:
-        made = preparing.prepare(folder, to, recipe, progress=advance)
+        made = preparing.prepare(folder, to, recipe, upscaler=enlarging, progress=advance)
     if as_json:
         print_json([asdict(one) for one in made])
         return
@@ -236,6 +288,48 @@ def prepare(
         for note in one.notes:
             console.print(plain(f"{one.source}: {note}"))
     console.print(plain(f"Made {len(made)} pictures in {to}; {preparing.PROVENANCE} says of each what it came from."))
+    if any(one.mask for one in made):
+        console.print(plain(f"Train with their masks: --set data.mask_folder={to / preparing.MASKS}"))
+
+
+def _upscaler(path: Path):
+    import torch
+
+    from trainer.dataset.prepare import Upscaler
+    from trainer.upscalers import load_network, upscale_picture
+
+    network = load_network(path, "cuda" if torch.cuda.is_available() else "cpu")
+    return Upscaler(path.name, lambda picture, size: upscale_picture(picture, size, path.name, network))
+
+
+@dataset.command()
+def frames(
+    source: Annotated[Path, typer.Argument(help="A video or an animated picture, or a folder of such.")],
+    to: Annotated[Path, typer.Option(help="New folder for the frames.")],
+    every: Annotated[int, typer.Option(min=1, help="Take one of so many frames.")] = 1,
+    per_second: Annotated[float, typer.Option(min=0, help="Take so many a second of the film; 0 sets no limit.")] = 0,
+    changed: Annotated[
+        bool, typer.Option("--changed/--all", help="Only when the picture has changed, or also when it has not.")
+    ] = True,
+    most: Annotated[int, typer.Option(min=0, help="End a film once it has given so many; 0 sets no limit.")] = 0,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+):
+    """Take frames out of videos and animations as pictures; provenance.jsonl says of each where it was."""
+    from dataclasses import asdict
+
+    from trainer.dataset import frames as films
+
+    choice = films.Choice(every, per_second, changed, most)
+    with bar(f"Taking frames of {source}") as advance:
+        taken = films.split(source, to, choice, dry_run=dry_run, progress=advance)
+    if as_json:
+        print_json({"frames": [asdict(one) for one in taken], "dry_run": dry_run})
+        return
+    by_film = {film: [one for one in taken if one.source == film] for film in dict.fromkeys(t.source for t in taken)}
+    for film, found in list(by_film.items())[:SHOWN]:
+        console.print(plain(f"  {film}: {len(found)} frames, the last at {found[-1].seconds:.1f} s"))
+    console.print(plain(f"{'Would take' if dry_run else 'Took'} {len(taken)} frames into {to}."))
 
 
 def _name(folder: Path, path: Path | None) -> str | None:

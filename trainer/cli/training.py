@@ -1,4 +1,4 @@
-"""Training: train, resume, stop, status."""
+"""Training: train, resume, stop, sample, status."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def estimate(
     name: NameOption = "",
     trigger: TriggerOption = "",
     set_: SetOption = None,
-    memory: Annotated[float, typer.Option(min=0, help="Hold it against a device with this many GB instead.")] = 0,
+    memory: Annotated[float, typer.Option(min=0, help="Hold it against a card with this many GB instead.")] = 0,
     probe: Annotated[bool, typer.Option(help="Take two real steps first, and correct the figures with them.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in one line.")] = False,
 ):
@@ -64,8 +64,9 @@ def estimate(
         taken, peak = estimates.probe(config, examples_of(config))
     if probe and not as_json:
         console.print(f"Two real steps: {taken:.2f} s for the second, at most {size(peak)} of memory.")
-    found = estimates.estimate(config, examples_of(config), round(memory * 1e9))
-    change = None if found.fits else estimates.cheapest_change(config, examples_of, found.capacity)
+    card = "cuda" if memory else ""
+    found = estimates.estimate(config, examples_of(config), round(memory * 1e9), card)
+    change = None if found.fits else estimates.cheapest_change(config, examples_of, found.capacity, card)
     if as_json:
         print(json.dumps({**found.as_json(), "change": change and {"set": change[0], **change[1].as_json()}}))
         return
@@ -198,6 +199,17 @@ def stop(run: RunArgument):
         return
     found.request("stop")
     console.print(f"{plain(found.name)} will save its state and stop at the next step.")
+
+
+@app.command()
+def sample(run: RunArgument):
+    """Ask a run that trains for a few pictures of what it has learned so far."""
+    found = Run.open(run)
+    if not found.is_locked():
+        console.print(f"{plain(found.name)} is not running ({found.status.state}); `evaluate` renders its epochs.")
+        return
+    found.request("sample")
+    console.print(f"{plain(found.name)} will render into {plain(str(found.path / 'samples'))} at the next step.")
 
 
 @app.command()

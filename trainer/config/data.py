@@ -19,7 +19,8 @@ class DataConfig(Part):
     more_folders: tuple[str, ...] = setting(
         (),
         label="More folders",
-        help="Further folders, parted by commas. *3 after one makes its pictures count three times: datasets/hats*3.",
+        help="Further folders, parted by commas. *3 after one makes its pictures count three times: datasets/hats*3. "
+        "*0.5 halves their repeats.",
     )
     regularisation: str = setting(
         "",
@@ -135,7 +136,8 @@ class DataConfig(Part):
     mask_folder: str = setting(
         "",
         label="Masks",
-        help="A folder with a grey picture for each picture, of the same name: white is learned, black is not.",
+        help="A folder with a grey picture for each picture, of the same name: white is learned, black is not. "
+        "Masks painted in the studio lie in the folder .masks among the pictures; there, one without is learned whole.",
         kohya="conditioning_data_dir",
     )
     shuffle_tags: bool = setting(

@@ -18,7 +18,7 @@ Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom exclusive, as Pillow takes it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """How one picture goes into its bucket: resize to `scaled`, then cut out `crop`."""
 

@@ -6,6 +6,7 @@ parentheses of A1111's prompts, and a comma between them belongs to the tag.
 
 import codecs
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from trainer.dataset.journal import Journal, Operation
@@ -27,6 +28,7 @@ _MARKS = (
 # --- files ---
 
 
+@lru_cache(maxsize=200_000)  # asked for every picture by every look at a folder
 def sidecar(picture: Path, extension: str = EXTENSION) -> Path:
     """Where the caption of this picture is, or would be: `a/cat.v2.png` -> `a/cat.v2.txt`."""
     return Path(picture).with_suffix("." + extension.lstrip("."))
@@ -152,6 +154,8 @@ def split(caption: str) -> list[str]:
 
 def pieces(caption: str) -> list[str]:
     """What stands between the commas, white space and all: `",".join` of it is the caption again."""
+    if "\\(" not in caption:  # nothing can hold a comma back
+        return caption.split(",")
     found, start = [], 0
     for comma in _commas(caption):
         found.append(caption[start:comma])
@@ -183,6 +187,7 @@ def join(tags: Iterable[str]) -> str:
     return ", ".join(tags)
 
 
+@lru_cache(maxsize=100_000)  # a folder says the same few tags over and over
 def same(tag: str) -> str:
     r"""What two tags have in common when they mean the same: case, `_` for space, `\` escapes set aside.
 

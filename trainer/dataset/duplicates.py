@@ -14,7 +14,7 @@ from PIL import ImageOps
 
 from trainer.dataset import images
 from trainer.dataset.images import Picture
-from trainer.dataset.measure import measure
+from trainer.dataset.measure import Looks, measure
 
 DISTANCE = 10
 """Bits of 128. Saved again at a third of the size: up to 5; other photographs of one subject: from 17."""
@@ -73,6 +73,13 @@ def grouped(pictures: Sequence[Picture], *, distance: int = DISTANCE) -> list[li
     for index, picture in enumerate(pictures):
         members[joined.root(index)].append(picture)
     return [group for group in members.values() if len(group) > 1]
+
+
+def alike(one: Looks, other: Looks, *, distance: int = DISTANCE) -> bool:
+    """Whether two pictures are near duplicates, or both without any structure and of one colour."""
+    apart = int.from_bytes(one.fingerprint) ^ int.from_bytes(other.fingerprint)
+    differ = sum(abs(a - b) for a, b in zip(one.colours, other.colours)) / max(1, len(one.colours))
+    return apart.bit_count() <= distance and differ <= COLOUR
 
 
 def best(group: Sequence[Picture]) -> Picture:

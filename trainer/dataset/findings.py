@@ -6,12 +6,14 @@ Each takes (folder, training resolution) and gives findings; none changes anythi
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from trainer.dataset import buckets, captions, duplicates, images, tags
+from trainer.dataset.faces import Face
+from trainer.dataset.formats import SIDECARS
 from trainer.dataset.images import Picture
 from trainer.dataset.names import count, listed, shown
 
@@ -36,11 +38,14 @@ LONG = 75
 ODD = 4.0
 """Times the usual distance from the folder's middle colours."""
 
+SMALL_FACE = 64
+"""px of a face as it is trained: eight latents, of which two are left for an eye."""
+
 ALWAYS = 0.8
 """Share of the captions from which a tag that does not describe the character is learned along with it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One thing about one file, or about the folder (`file` is None)."""
 
@@ -67,11 +72,19 @@ class Folder:
     unreadable: Mapping[Path, str]
     """Picture -> what is wrong with its caption file."""
     trigger: str
-    extension: str
+    format: str
+    """Where captions are kept, key of FORMATS."""
     placements: Mapping[Path, buckets.Placement]
+    faces: Mapping[Path, Sequence[Face]] = field(default_factory=dict)
+    """Picture -> its faces, the largest first; empty where nobody looked."""
+
+    @property
+    def sidecars(self) -> str | None:
+        """Ending of the caption files; None when one file holds the captions of all."""
+        return SIDECARS.get(self.format)
 
     def caption_file(self, picture: Path) -> Path:
-        return captions.sidecar(picture, self.extension)
+        return captions.sidecar(picture, self.sidecars or captions.EXTENSION)
 
 
 def _broken(seen: Folder, _) -> list[Finding]:
@@ -80,16 +93,15 @@ def _broken(seen: Folder, _) -> list[Finding]:
 
 
 def _foreign(seen: Folder, _) -> list[Finding]:
-    return [
-        Finding(
-            "foreign",
-            "warning",
-            path,
-            f"{shown(path.name)} is not used, {path.suffix.lower()} cannot be read",
-            "Convert it to PNG or JPEG, or move it away",
-        )
-        for path in images.foreign(seen.path)
-    ]
+    findings = []
+    for path in images.foreign(seen.path):
+        what = f"{shown(path.name)} is not used, {path.suffix.lower()} cannot be read"
+        remedy = "Convert it to PNG or JPEG, or move it away"
+        if path.suffix.lower() in images.VIDEO_ENDINGS:
+            what = f"{shown(path.name)} is a video, of which nothing is used"
+            remedy = "Take frames out of it with `lora-studio dataset frames`, or move it away"
+        findings.append(Finding("foreign", "warning", path, what, remedy))
+    return findings
 
 
 def _few(seen: Folder, _) -> list[Finding]:
@@ -108,7 +120,7 @@ def _captions(seen: Folder, _) -> list[Finding]:
     for path, text in seen.texts.items():
         name = shown(path.name)
         if text is None:
-            remedy = f"Tag the folder, or write {shown(seen.caption_file(path).name)}"
+            remedy = f"Tag the folder, or write {shown(seen.caption_file(path).name) if seen.sidecars else 'one'}"
             findings.append(Finding("no caption", "warning", path, f"{name} has no caption", remedy))
         elif not text:
             remedy = "Tag the folder, or write one; an empty caption teaches what a picture is without words"
@@ -127,7 +139,9 @@ def _mentions(text: str, trigger: str) -> bool:
 
 
 def _shared_captions(seen: Folder, _) -> list[Finding]:
-    findings = []
+    findings: list[Finding] = []
+    if not seen.sidecars:
+        return findings
     for file, paths in _groups((p.path for p in seen.pictures), seen.caption_file).items():
         names = listed([shown(path.name) for path in paths])
         what = f"{names} share the caption {shown(file.name)}, which can describe only one of them"
@@ -239,7 +253,7 @@ def _sizes(seen: Folder, resolution: int) -> list[Finding]:
         name, size = shown(picture.path.name), f"{picture.width}×{picture.height}"
         if math.sqrt(picture.width * picture.height) < SMALL * resolution:
             what = f"{name} is {size} and would be enlarged {placement.scale:.1f} times"
-            remedy = f"Use a larger version, upscale it, or train below {resolution}"
+            remedy = f"Use a larger version, enlarge it with `dataset prepare --upscaler`, or train below {resolution}"
             findings.append(Finding("small", "warning", picture.path, what, remedy))
         ratio = max(picture.width, picture.height) / min(picture.width, picture.height)
         if ratio > EXTREME:
@@ -250,6 +264,18 @@ def _sizes(seen: Folder, resolution: int) -> list[Finding]:
             what = f"{name} ({size}) loses {100 * placement.lost:.0f} % to its {_by(placement.bucket)} bucket"
             remedy = "Crop it by hand around the subject, or allow longer buckets"
             findings.append(Finding("cropped", "warning", picture.path, what, remedy))
+    return findings
+
+
+def _faces(seen: Folder, _) -> list[Finding]:
+    """Pictures whose largest face is too small once the picture is in its bucket."""
+    findings = []
+    for path, faces in seen.faces.items():
+        side = faces[0].side * seen.placements[path].scale if faces else SMALL_FACE
+        if side < SMALL_FACE:
+            what = f"The face in {shown(path.name)} is {side:.0f} pixels large when it is trained"
+            remedy = f"Crop it closer; below {SMALL_FACE} pixels eyes and mouth are lost"
+            findings.append(Finding("small face", "warning", path, what, remedy))
     return findings
 
 
@@ -269,23 +295,24 @@ def _peculiar(seen: Folder, _) -> list[Finding]:
 
 
 def _encodings(seen: Folder, _) -> list[Finding]:
-    by_encoding: dict[str, list[Path]] = defaultdict(list)
-    for path, text in seen.texts.items():
-        if text is not None:
-            by_encoding[captions.encoding(seen.caption_file(path))].append(path)
-    if len(by_encoding) < 2:
+    """Captions that are not UTF-8 among others that are."""
+    if not seen.sidecars:
         return []
-    numbers = listed([f"{len(paths)} in {name}" for name, paths in sorted(by_encoding.items())])
-    what, remedy = (
-        f"Captions are in several encodings ({numbers})",
-        "All are read; other tools may want UTF-8",
-    )
-    return [Finding("encodings", "hint", None, what, remedy)]
+    found = {p: captions.encoding(seen.caption_file(p)) for p, text in seen.texts.items() if text is not None}
+    if len(set(found.values())) < 2:
+        return []
+    remedy = "It is read here; save it as UTF-8 for other tools"
+    return [
+        Finding("encodings", "hint", path, f"The caption of {shown(path.name)} is {name.upper()}", remedy)
+        for path, name in found.items()
+        if name != "utf-8"
+    ]
 
 
 def _orphans(seen: Folder, _) -> list[Finding]:
-    owned = {seen.caption_file(file.path) for file in [*seen.pictures, *seen.broken]}
-    lost = [path for path in images.files(seen.path, {seen.extension}) if path not in owned]
+    owned = {str(seen.caption_file(file.path)) for file in [*seen.pictures, *seen.broken]}
+    there = sorted(images.stamps(seen.path, {seen.sidecars})) if seen.sidecars else []
+    lost = [Path(name) for name in there if name not in owned]
     remedy = "Rename it after its picture, or remove it"
     return [
         Finding("orphan", "hint", path, f"{shown(path.name)} belongs to no picture of that name", remedy)
@@ -304,12 +331,16 @@ QUESTIONS: tuple[Callable[[Folder, int], list[Finding]], ...] = (
     _duplicates,
     _near_duplicates,
     _sizes,
+    _faces,
     _looks,
     _colours,
     _peculiar,
     _encodings,
     _orphans,
 )
+
+OF_CAPTIONS = frozenset((_captions, _shared_captions, _wording, _balance, _encodings, _orphans))
+"""The questions whose answers change with the captions; those of the others change with the pictures alone."""
 
 
 def _groups(items, key) -> dict:

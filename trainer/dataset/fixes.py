@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from trainer.dataset import aside, buckets, captions, edit, images, prepare
+from trainer.dataset import aside, buckets, captions, crops, edit, formats, images, masks, prepare
+from trainer.dataset.faces import Faces
 from trainer.dataset.findings import Finding
+from trainer.dataset.journal import Journal
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
 
@@ -23,13 +25,18 @@ class Repair:
     """Files that move to `.originals/`."""
     make: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
     """New file -> what writes it."""
+    format: str = "txt"
+    """Where captions are kept."""
     texts: dict[Path, str] = field(default_factory=dict)
-    """Caption file -> new text."""
+    """Picture -> new caption, in the encoding of the old one."""
+    contents: dict[Path, bytes | None] = field(default_factory=dict)
+    """Caption file -> new bytes."""
 
     def __str__(self) -> str:
         parts = [f"sets aside {listed([shown(path.name) for path in self.aside])}"] if self.aside else []
         parts += [f"writes {listed([shown(path.name) for path in self.make])}"] if self.make else []
-        parts += [f"changes {listed([shown(path.name) for path in self.texts])}"] if self.texts else []
+        changed = [*self.texts, *self.contents]
+        parts += [f"changes {listed([shown(path.name) for path in changed])}"] if changed else []
         return f"{self.kind}: {', '.join(parts) or 'nothing to do'}"
 
 
@@ -38,8 +45,12 @@ class Settings:
     """What some fixes need to know."""
 
     trigger: str = ""
-    extension: str = captions.EXTENSION
+    folder: Path = Path()
+    """Of the pictures; asked for where one file holds the captions of all."""
+    format: str = "txt"
     resolution: int = 512
+    faces: Faces | None = None
+    """For fixes that crop around a face, where there is one."""
 
 
 def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()) -> Repair:  # noqa: B008, frozen
@@ -47,7 +58,7 @@ def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()
     if kind not in FIXES:
         raise UserError(f"'{kind}' has no fix that a program could make: {nearest(kind, FIXES)}")
     paths = list(dict.fromkeys(f.file for f in findings if f.kind == kind and f.file is not None))
-    repair = Repair(kind)
+    repair = Repair(kind, format=settings.format)
     FIXES[kind](paths, repair, settings)
     return repair
 
@@ -56,7 +67,8 @@ def apply(folder: Path, repair: Repair) -> None:
     """Do it; `aside.undo` takes it back. Raises UserError when the folder cannot be written."""
     name = f"fix {repair.kind}"
     aside.set_aside(folder, repair.aside, name, make=repair.make)
-    captions.write_captions(folder, repair.texts, name)
+    formats.write(folder, repair.texts, name, repair.format)
+    Journal(folder).write(repair.contents, name)
 
 
 # --- one function a fix: (files, repair to fill, settings) ---
@@ -70,7 +82,7 @@ def _set_aside(paths: Sequence[Path], repair: Repair, _) -> None:
 
 def _set_caption_aside(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """Move the caption file away; the picture counts as one without."""
-    repair.aside += [captions.sidecar(path, settings.extension) for path in paths]
+    repair.aside += [_sidecar(path, settings) for path in paths]
 
 
 def _resave(paths: Sequence[Path], repair: Repair, _) -> None:
@@ -80,15 +92,34 @@ def _resave(paths: Sequence[Path], repair: Repair, _) -> None:
 
 
 def _crop(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
-    """The part where most is to be seen, in the shape of its bucket, in its place."""
+    """The part around the face, or where most is to be seen, in the shape of its bucket, in its place."""
     shapes = buckets.make_buckets(settings.resolution)
     for path in paths:
-        bucket = buckets.place(*images.open_rgb(path).size, shapes).bucket
-        _replace(path, repair, partial(_cropped, ratio=bucket[0] / bucket[1]))
+        picture = images.open_rgb(path)
+        bucket = buckets.place(*picture.size, shapes).bucket
+        ratio = bucket[0] / bucket[1]
+        found = settings.faces.find(picture) if settings.faces else []
+        part = crops.window(picture.size, ratio)
+        _cut(path, crops.around(found[0], picture.size, part) if found else crops.salient(picture, ratio), repair)
 
 
-def _cropped(source: Path, target: Path, ratio: float) -> None:
-    prepare.cropped(source, target, ratio)
+def _crop_closer(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """The surroundings of the largest face, as close as the resolution allows, in its place."""
+    if settings.faces is None:
+        raise UserError("This fix crops around faces: name a face detector with --detector.")
+    for path in paths:
+        picture = images.open_rgb(path)
+        found = settings.faces.find(picture)
+        if found and (box := crops.close(found[0], picture.size, settings.resolution)):
+            _cut(path, box, repair)
+
+
+def _cut(path: Path, box: buckets.Box, repair: Repair) -> None:
+    """This part of the picture in its place, and of its mask, which would lie beside what it is about otherwise."""
+    _replace(path, repair, partial(prepare.cropped, box=box))
+    if mask := masks.near(path):
+        repair.aside.append(mask)
+        repair.make[mask] = lambda made: prepare.cropped(_moved(path), made, box, mask=_moved(mask))
 
 
 def _replace(path: Path, repair: Repair, write: Callable[[Path, Path], None]) -> None:
@@ -115,18 +146,26 @@ def _trigger_first(paths: Sequence[Path], repair: Repair, settings: Settings) ->
     """The trigger word first in the caption, or as the caption."""
     if not settings.trigger:
         raise UserError("This fix writes the trigger word into captions: name it with --trigger.")
-    for path in paths:
-        text = captions.caption_of(path, settings.extension) or ""
-        repair.texts[captions.sidecar(path, settings.extension)] = captions.with_trigger(text, settings.trigger)
+    for path, text in formats.read(settings.folder, paths, settings.format).items():
+        repair.texts[path] = captions.with_trigger(text or "", settings.trigger)
 
 
 def _shorten(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     """Without tags that stand twice or that longer ones say already."""
-    texts = {path: captions.caption_of(path, settings.extension) for path in paths}
+    texts = formats.read(settings.folder, paths, settings.format)
     for change in edit.plan(texts, "prune").changes:
         texts[change.picture] = change.after
     for path, text in texts.items():
-        repair.texts[captions.sidecar(path, settings.extension)] = captions.dedupe(text or "")
+        repair.texts[path] = captions.dedupe(text or "")
+
+
+def _as_utf8(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
+    """The same text as UTF-8 without a byte order mark, which every tool reads."""
+    for path in paths:
+        file = _sidecar(path, settings)
+        content = captions.content(file)
+        encoding = captions.decoded(content, file)[1]
+        repair.contents[file] = content.decode(encoding).encode("utf-8")
 
 
 def _rename(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
@@ -135,10 +174,14 @@ def _rename(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
         target = path.with_name(f"{path.stem}-{path.suffix.lstrip('.').lower()}{path.suffix}")
         repair.aside.append(path)
         repair.make[target] = lambda made, path=path: _copy(_moved(path), made)
-        caption = captions.sidecar(path, settings.extension)
+        caption = _sidecar(path, settings)
         if caption.exists():
-            copy = captions.sidecar(target, settings.extension)
+            copy = _sidecar(target, settings)
             repair.make[copy] = lambda made, caption=caption: _copy(caption, made)
+
+
+def _sidecar(path: Path, settings: Settings) -> Path:
+    return captions.sidecar(path, formats.SIDECARS[settings.format])
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -159,6 +202,7 @@ FIXES: dict[str, Callable[[Sequence[Path], Repair, Settings], None]] = {
     "caption unreadable": _set_caption_aside,
     "extreme": _crop,
     "cropped": _crop,
+    "small face": _crop_closer,
     "turned": _resave,
     "alpha": _resave,
     "animated": _resave,
@@ -167,6 +211,6 @@ FIXES: dict[str, Callable[[Sequence[Path], Repair, Settings], None]] = {
     "trigger missing": _trigger_first,
     "long caption": _shorten,
     "caption shared": _rename,
+    "encodings": _as_utf8,
 }
-"""Kind of finding -> fix. Too few pictures, unbalanced tags and captions that repeat need a person (or a tagger);
-several encodings need nothing."""
+"""Kind of finding -> fix. Too few pictures, unbalanced tags and captions that repeat need a person (or a tagger)."""

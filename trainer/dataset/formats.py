@@ -22,6 +22,9 @@ TEXT_KEYS = ("text", "caption", "prompt")
 KOHYA = ("meta_lat.json", "meta_cap.json")
 """Names that kohya's own documentation uses, the last step's file first; a new file gets the last name."""
 
+SIDECARS = {"txt": ".txt", "caption": ".caption"}
+"""Formats of one file a picture -> its ending."""
+
 Texts = Mapping[Path, str | None]
 """Picture -> its caption; None without one."""
 
@@ -48,8 +51,8 @@ def write(folder: Path, texts: Texts, operation: str, format: str = "txt", *, id
 def present(folder: Path) -> list[str]:
     """Formats of which there is something in the folder, in the order of FORMATS."""
     folder = Path(folder)
-    there = {path.suffix.lower() for path in images.files(folder, {".txt", ".caption"})}
-    found = {"txt": ".txt" in there, "caption": ".caption" in there}
+    there = {path.suffix.lower() for path in images.files(folder, set(SIDECARS.values()))}
+    found = {name: ending in there for name, ending in SIDECARS.items()}
     found |= {"metadata": (folder / METADATA).exists(), "kohya": any((folder / name).exists() for name in KOHYA)}
     return [name for name in FORMATS if found[name]]
 
@@ -86,7 +89,7 @@ def _format(name: str) -> Format:
 # --- one file a picture ---
 
 
-def _sidecars(extension: str) -> Format:
+def _one_each(extension: str) -> Format:
     def contents(_: Path, texts: Texts) -> dict[Path, bytes | None]:
         files: dict[Path, str | None] = {}
         for picture, text in texts.items():
@@ -270,8 +273,7 @@ def _clean(text: object) -> str | None:
 
 
 FORMATS: dict[str, Format] = {
-    "txt": _sidecars(".txt"),
-    "caption": _sidecars(".caption"),
+    **{name: _one_each(ending) for name, ending in SIDECARS.items()},
     "metadata": Format(_read_metadata, _metadata_contents),
     "kohya": Format(_read_kohya, _kohya_contents),
 }

@@ -6,11 +6,13 @@ here, not errors.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from trainer.dataset import buckets, captions, images, index
+from trainer.dataset import buckets, captions, formats, images, index
+from trainer.dataset.ahead import ahead
+from trainer.dataset.faces import Face, Faces
 from trainer.dataset.findings import QUESTIONS, Finding, Folder, Severity
 from trainer.dataset.images import Picture
 from trainer.dataset.names import count
@@ -46,6 +48,7 @@ KINDS: dict[str, int] = {
     "duplicate": 40,
     "trigger missing": 30,
     "small": 30,
+    "small face": 15,
     "cropped": 25,
     "near duplicate": 25,
     "blurry": 25,
@@ -70,35 +73,55 @@ def check(
     trigger: str = "",
     resolution: int = 512,
     step: int = 64,
-    extension: str = captions.EXTENSION,
+    format: str = "txt",
     known: Mapping[Path, Picture] | None = None,
+    faces: Faces | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Health:
     """Look at every picture and caption under `folder`.
 
-    `resolution` and `step` are those that training will use, in pixels. What is known about the pictures comes from
-    the folder's index, or from `known` as for `images.scan`. Raises UserError only when there is
-    no folder or no picture in it.
+    `resolution` and `step` are those that training will use, in pixels; `format`: where captions are kept, a key of
+    FORMATS. What is known about the pictures comes from the folder's index, or from `known` as for `images.scan`.
+    With `faces` every picture is looked through for faces. `progress` gets (done, total), for faces once more. Raises
+    UserError only when there is no folder or no picture in it, and for one file of all captions that cannot be read.
     """
-    seen = _look(Path(folder), trigger, resolution, step, extension, known)
-    findings = [finding for find in QUESTIONS for finding in find(seen, resolution)]
+    seen = look(Path(folder), trigger, resolution, step, format, known, progress)
+    if faces:
+        seen = replace(seen, faces=dict(_faces_in(seen.pictures, faces, progress)))
+    return judged(seen, [finding for find in QUESTIONS for finding in find(seen, resolution)])
+
+
+def judged(seen: Folder, findings: list[Finding]) -> Health:
+    """The verdict from what the questions found, in their order."""
     total = len(seen.pictures) + len(seen.broken)
     reasons, score = _judge(findings, total)
     order = {"error": 0, "warning": 1, "hint": 2}
     return Health(score, reasons, sorted(findings, key=lambda finding: order[finding.severity]))
 
 
-def _look(folder: Path, trigger, resolution, step, extension, known) -> Folder:
-    pictures, broken = index.survey(folder) if known is None else images.survey(folder, known=known)
-    texts: dict[Path, str | None] = {}
+def look(folder: Path, trigger, resolution, step, format, known=None, progress=None, texts=True) -> Folder:
+    """What the questions are asked about; without its captions where `texts` is False."""
+    pictures, broken = index.survey(folder, progress=progress) if known is None else images.survey(folder, known=known)
+    found: dict[Path, str | None] = {}
     unreadable: dict[Path, str] = {}
-    for picture in pictures:
+    if texts and format not in formats.SIDECARS:
+        found = formats.read(folder, [picture.path for picture in pictures], format)
+    for picture in pictures if texts and format in formats.SIDECARS else ():
         try:
-            texts[picture.path] = captions.caption_of(picture.path, extension)
+            found[picture.path] = captions.caption_of(picture.path, formats.SIDECARS[format])
         except UserError as error:
             unreadable[picture.path] = str(error)
     sizes = buckets.make_buckets(resolution, step=step)
     placements = {p.path: buckets.place(p.width, p.height, sizes, step=step) for p in pictures}
-    return Folder(folder, pictures, broken, texts, unreadable, trigger, extension, placements)
+    return Folder(folder, pictures, broken, found, unreadable, trigger, format, placements)
+
+
+def _faces_in(pictures: Sequence[Picture], faces: Faces, progress) -> Iterator[tuple[Path, list[Face]]]:
+    opened = ahead(lambda picture: images.open_rgb(picture.path), pictures, depth=4)
+    for done, (picture, rgb) in enumerate(zip(pictures, opened), start=1):
+        yield picture.path, faces.find(rgb)
+        if progress:
+            progress(done, len(pictures))
 
 
 def _judge(findings: list[Finding], total: int) -> tuple[list[str], int]:

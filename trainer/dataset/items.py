@@ -24,7 +24,7 @@ def select(folder: Path, where: str = "", format: str = "txt", *, trigger: str =
         items = [replace(i, width=w, height=h, bytes=b) for i in items for w, h, b in [sizes.get(i.path, nothing)]]
     if wanted.needs_issues:
         issues: dict[Path, set[str]] = {}
-        for finding in health.check(folder, trigger=trigger).findings:
+        for finding in health.check(folder, trigger=trigger, format=format).findings:
             if finding.file is not None:
                 issues.setdefault(finding.file, set()).add(finding.kind)
         items = [replace(item, issues=frozenset(issues.get(item.path, ()))) for item in items]

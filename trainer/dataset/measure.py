@@ -10,13 +10,13 @@ FLAT = 8
 """Levels of grey between the darkest and the brightest part below which nothing can be said of edges."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Looks:
     """Compact, since there may be 100,000 of them; nothing depends on how the file is compressed."""
 
     fingerprint: bytes = b""
-    """Difference hash, 16 bytes: is each of 8×8 places brighter than its neighbour to the left (first 64 bits, as
-    imagehash.dhash defines them) and above (last 64)? Empty for a picture without any structure."""
+    """Difference hash, 16 bytes: is each of 8×8 places brighter than its neighbour to the left (first 64 bits,
+    imagehash.dhash) and above (last 64, dhash_vertical)? Empty for a picture without any structure."""
     colours: bytes = b""
     """The picture at 4×4 pixels, RGB, 48 bytes."""
     sharpness: float = 0.0
@@ -48,14 +48,13 @@ def _shrunk(image: Image.Image) -> Image.Image:
 
 
 def _fingerprint(grey: Image.Image) -> bytes:
+    import imagehash
     import numpy as np
 
-    rows = np.asarray(grey.resize((9, 8), Image.Resampling.LANCZOS))
-    columns = np.asarray(grey.resize((8, 9), Image.Resampling.LANCZOS))
-    if int(np.ptp(rows)) < FLAT and int(np.ptp(columns)) < FLAT:
+    darkest, brightest = grey.resize((9, 9), Image.Resampling.LANCZOS).getextrema()
+    if brightest - darkest < FLAT:
         return b""
-    bits = np.concatenate([(rows[:, 1:] > rows[:, :-1]).ravel(), (columns[1:] > columns[:-1]).ravel()])
-    return np.packbits(bits).tobytes()
+    return np.packbits([imagehash.dhash(grey).hash, imagehash.dhash_vertical(grey).hash]).tobytes()
 
 
 def _sharpness(grey: Image.Image) -> float:

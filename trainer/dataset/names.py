@@ -6,11 +6,13 @@ from pathlib import Path
 
 def natural(path: Path) -> tuple:
     """Sort key: `2.png` before `10.png`, case set aside; equal ones fall back to the exact name."""
-    parts = tuple(
-        tuple((1, int(piece), "") if piece.isdigit() else (0, 0, piece.casefold()) for piece in pieces)
-        for pieces in (re.split(r"([0-9]+)", part) for part in path.parts)
-    )
-    return parts, str(path)
+    return tuple(map(natural_part, path.parts)), str(path)
+
+
+def natural_part(name: str) -> tuple:
+    """The same for one part of a path."""
+    pieces = re.split(r"([0-9]+)", name)
+    return tuple((1, int(piece), "") if piece.isdigit() else (0, 0, piece.casefold()) for piece in pieces)
 
 
 def shown(path) -> str:

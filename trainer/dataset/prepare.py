@@ -1,4 +1,4 @@
-"""Pictures made ready in a new folder: upright, sRGB, cropped, with masks, frames taken apart; each with its origin.
+"""Pictures made ready in a new folder: upright, sRGB, cropped, cut out, enlarged, frames taken apart.
 
 The folder they come from is only read. `provenance.jsonl` in the new one says of each file what it was made from and
 how.
@@ -6,23 +6,25 @@ how.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from trainer import files
-from trainer.dataset import captions, colour, images, index
+from trainer.dataset import background, captions, colour, crops, faces, images, index, masks
 from trainer.dataset.buckets import Box, Size, make_buckets, place
+from trainer.dataset.crops import CROPS, FACE
 from trainer.dataset.images import Picture
 from trainer.dataset.names import shown
 from trainer.dataset.splitting import check_target
 from trainer.errors import UserError, nearest
 
 PROVENANCE = "provenance.jsonl"
-MASKS = ".masks"
-"""Hidden, so that no one takes a mask for a picture; same relative names as the pictures, .png."""
+MASKS = masks.FOLDER
+Cut = Callable[[Picture, Image.Image], Box]
+"""(picture, what it shows) -> the part that stays, in its pixels."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,32 @@ class Recipe:
     """What is done to every picture; turning upright and conversion to sRGB always are."""
 
     crop: str = "none"
-    """Key of CROPS: which part stays when the shape changes."""
+    """Key of CROPS, or `face`: which part stays when the shape changes."""
     ratio: str = "bucket"
     """Shape after cropping: `1:1`, `3:4`, ..., or `bucket` for that of the training bucket."""
     resolution: int = 512
-    """Training resolution, whose buckets `bucket` means, px."""
+    """Training resolution, whose buckets `bucket` and an upscaler mean, px."""
     longest: int = 0
-    """Longer sides are scaled down to this many px; 0 leaves the size alone. Nothing is ever enlarged."""
+    """Longer sides are scaled down to this many px; 0 leaves the size alone. Only an upscaler enlarges."""
     masks: bool = False
-    """Write the transparency as a mask beside the pictures that have one."""
+    """Write the transparency as a mask beside the pictures that have one; a mask in `.masks/` comes along always."""
     frames: int = 1
     """Take up to this many frames, evenly spread, out of an animation."""
+    background: str = ""
+    """Model that finds the background, as `background.located` takes it, for a mask of every picture; "" for none."""
+    cut_out: bool = False
+    """Make what is masked transparent in the pictures themselves, instead of a mask from background or transparency."""
+    detector: str = ""
+    """File of the face detector for `crop = face`, as `faces.located` takes it."""
+
+
+@dataclass(frozen=True)
+class Upscaler:
+    """What enlarges pictures that have fewer pixels than their bucket."""
+
+    name: str
+    enlarge: Callable[[Image.Image, Size], Image.Image]
+    """(RGB picture, width and height in px) -> the picture at that size."""
 
 
 @dataclass(frozen=True)
@@ -60,33 +77,65 @@ class Made:
     scaled: Size
     mask: bool
     notes: tuple[str, ...] = ()
+    """What did not go as wished."""
+    steps: tuple[str, ...] = ()
+    """Which models took part, and in what."""
 
 
 def prepare(
-    folder: Path, to: Path, recipe: Recipe, *, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    to: Path,
+    recipe: Recipe,
+    *,
+    upscaler: Upscaler | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Made]:
     """Fill the new folder `to`, captions included. Raises UserError for a broken picture or a folder that is there."""
     folder, to = Path(folder), Path(to)
     check(folder, to, recipe)
-    pictures = index.scan(folder)
+    return fill(index.scan(folder), folder, to, recipe, upscaler=upscaler, progress=progress)
+
+
+def fill(
+    pictures: list[Picture],
+    folder: Path,
+    to: Path,
+    recipe: Recipe,
+    cut: Cut | None = None,
+    *,
+    upscaler: Upscaler | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Made]:
+    """Write these pictures of the folder, cut as the recipe or `cut` says; the target has been checked.
+
+    It is whole or not there: filled beside its place, under a hidden name, and moved when all is written.
+    """
     names = _Names(pictures, folder)
     made: list[Made] = []
-    lines: list[str] = []
-    for done, picture in enumerate(pictures, start=1):
-        for one in _made(picture, folder, to, recipe, names):
-            made.append(one)
-            lines.append(json.dumps(asdict(one), ensure_ascii=True) + "\n")
-        if progress:
-            progress(done, len(pictures))
-    files.write_text(to / PROVENANCE, "".join(lines))
+    with files.new_folder(to) as part:
+        work = _Work(folder, part, recipe, cut, upscaler)
+        for done, picture in enumerate(pictures, start=1):
+            made += work.made(picture, names)
+            if progress:
+                progress(done, len(pictures))
+        record(part, map(asdict, made))
     return made
+
+
+def record(to: Path, entries: Iterable[dict]) -> None:
+    """Write PROVENANCE, a line each; escaped, because a name need not be Unicode."""
+    files.write_text(to / PROVENANCE, "".join(json.dumps(entry, ensure_ascii=True) + "\n" for entry in entries))
 
 
 def check(folder: Path, to: Path, recipe: Recipe) -> None:
     """Raises UserError for what cannot be prepared, before anything is written."""
-    if recipe.crop not in CROPS:
-        raise UserError(f"Unknown crop '{recipe.crop}': {nearest(recipe.crop, CROPS)}")
+    if recipe.crop not in (*CROPS, FACE):
+        raise UserError(f"Unknown crop '{recipe.crop}': {nearest(recipe.crop, [*CROPS, FACE])}")
     shape(recipe, 1, 1)
+    if recipe.crop == FACE:
+        faces.located(recipe.detector)
+    if recipe.background:
+        background.located(recipe.background)
     check_target(folder, to)
 
 
@@ -107,63 +156,11 @@ def shape(recipe: Recipe, width: int, height: int) -> float:
     return value
 
 
-# --- crops: (picture, ratio) -> box ---
-
-
-def window(size: Size, ratio: float) -> Size:
-    """The largest size of this width over height that fits into `size`."""
-    width, height = size
-    if width > height * ratio:
-        return max(1, round(height * ratio)), height
-    return width, min(height, max(1, round(width / ratio)))
-
-
-def whole(picture: Image.Image, ratio: float) -> Box:
-    """No crop."""
-    return 0, 0, *picture.size
-
-
-def centre(picture: Image.Image, ratio: float) -> Box:
-    """The middle."""
-    width, height = window(picture.size, ratio)
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return left, top, left + width, top + height
-
-
-def salient(picture: Image.Image, ratio: float) -> Box:
-    """Where most of the edges and strong colours are; the middle among equals.
-
-    A crop to a ratio moves along one side only, so the sum of what stands out, column by column (or row by row),
-    decides.
-    """
-    import numpy as np
-
-    width, height = window(picture.size, ratio)
-    along = 0 if width < picture.width else 1
-    small = picture.copy()
-    small.thumbnail((256, 256), Image.Resampling.BOX)
-    values = np.asarray(small, np.float32)
-    energy = np.abs(np.gradient(values.mean(axis=2))).sum(axis=0) if min(small.size) > 1 else values.mean(axis=2)
-    energy = energy + np.abs(values - np.median(values, axis=(0, 1))).max(axis=2) / 8
-    profile = energy.sum(axis=along)
-    total, wanted = (picture.width, width) if along == 0 else (picture.height, height)
-    scale = len(profile) / total
-    sums = np.concatenate([[0.0], np.cumsum(profile)])
-    starts = np.arange(total - wanted + 1)
-    places = np.arange(len(sums))
-    inside = np.interp((starts + wanted) * scale, places, sums) - np.interp(starts * scale, places, sums)
-    near_middle = -np.abs(starts - (total - wanted) / 2) * 1e-6 * max(float(sums[-1]), 1e-9) / total
-    start = int(np.argmax(inside + near_middle))
-    return (start, 0, start + width, height) if along == 0 else (0, start, width, start + height)
-
-
-CROPS: dict[str, Callable[[Image.Image, float], Box]] = {"none": whole, "centre": centre, "salient": salient}
-
-
-def cropped(path: Path, target: Path, ratio: float) -> None:
-    """Write the salient part of a picture as a PNG."""
+def cropped(path: Path, target: Path, box: Box, *, mask: Path | None = None) -> None:
+    """Write this part of a picture, or the same part of its mask, as a PNG; `box` in pixels of the upright picture."""
     picture = images.open_rgb(path)
-    save(picture.crop(salient(picture, ratio)), target)
+    whole = picture if mask is None else images.open_rgb(mask).convert("L").resize(picture.size)
+    save(whole.crop(box), target)
 
 
 def resaved(path: Path, target: Path) -> None:
@@ -205,22 +202,75 @@ class _Names:
         return name + ".png"
 
 
-def _made(picture: Picture, folder: Path, to: Path, recipe: Recipe, names: _Names) -> Iterator[Made]:
-    wanted = _spread(picture.frames, recipe.frames)
-    for frame in wanted:
-        notes: list[str] = []
-        rgb, mask = opened(picture.path, frame, notes)
-        name = names.new(picture, frame if len(wanted) > 1 else None)
-        box = CROPS[recipe.crop](rgb, shape(recipe, *rgb.size))
-        size = rgb.size
-        rgb = _fitted(rgb.crop(box), recipe.longest)
-        save(rgb, to / name)
-        if recipe.masks and mask is not None:
-            save(_fitted(mask.crop(box), recipe.longest), to / MASKS / name)
-        _copy_captions(picture.path, to / name)
-        source = picture.path.relative_to(folder).as_posix()
-        masked = recipe.masks and mask is not None
-        yield Made(name, source, picture.digest, frame, size, box, rgb.size, masked, tuple(notes))
+class _Work:
+    """A recipe with its models loaded."""
+
+    def __init__(self, folder: Path, to: Path, recipe: Recipe, cut: Cut | None, upscaler: Upscaler | None):
+        self._folder, self._to, self._recipe, self._cut, self._upscaler = folder, to, recipe, cut, upscaler
+        self._background = background.Background(recipe.background) if recipe.background else None
+        self._faces = faces.Faces(recipe.detector) if recipe.crop == FACE else None
+
+    def made(self, picture: Picture, names: _Names) -> Iterator[Made]:
+        """Write what becomes of one picture."""
+        recipe = self._recipe
+        wanted = _spread(picture.frames, recipe.frames)
+        for frame in wanted:
+            notes: list[str] = []
+            steps: list[str] = []
+            rgb, alpha = opened(picture.path, frame, notes)
+            painted = masks.of(self._folder, picture.path)
+            mask = self._mask(rgb, alpha, painted, steps)
+            box, size = self._box(picture, rgb, notes, steps), rgb.size
+            rgb = self._sized(rgb.crop(box), steps)
+            name = names.new(picture, frame if len(wanted) > 1 else None)
+            masked = mask is not None and (not recipe.cut_out or recipe.masks or painted is not None)
+            if mask is not None:
+                mask = mask.crop(box)
+                mask = mask if mask.size == rgb.size else mask.resize(rgb.size, Image.Resampling.LANCZOS)
+                if recipe.cut_out:
+                    rgb.putalpha(mask)
+            save(rgb, self._to / name)
+            if masked:
+                save(mask, self._to / MASKS / name)
+            _copy_captions(picture.path, self._to / name)
+            source = picture.path.relative_to(self._folder).as_posix()
+            made = (box, rgb.size, masked, tuple(notes), tuple(steps))
+            yield Made(name, source, picture.digest, frame, size, *made)
+
+    def _mask(
+        self, rgb: Image.Image, alpha: Image.Image | None, painted: Path | None, steps: list[str]
+    ) -> Image.Image | None:
+        """White where all say so: what was painted, or else what is opaque, and what is no background."""
+        recipe = self._recipe
+        wanted = recipe.masks or recipe.cut_out or self._background is not None
+        mask = images.open_rgb(painted).convert("L").resize(rgb.size) if painted else alpha if wanted else None
+        if self._background is None:
+            return mask
+        steps.append(f"background by {self._background.name}")
+        found = self._background.mask(rgb)
+        return found if mask is None else ImageChops.multiply(found, mask)
+
+    def _box(self, picture: Picture, rgb: Image.Image, notes: list[str], steps: list[str]) -> Box:
+        if self._cut is not None:
+            return self._cut(picture, rgb)
+        recipe = self._recipe
+        ratio = shape(recipe, *rgb.size)
+        if self._faces is None:
+            return CROPS[recipe.crop](rgb, ratio)
+        found = self._faces.find(rgb)
+        if not found:
+            notes.append("no face was found, so it is cropped where most is to be seen")
+            return crops.salient(rgb, ratio)
+        steps.append(f"face at {','.join(map(str, found[0].box))} by {self._faces.name}")
+        return crops.around(found[0], rgb.size, crops.window(rgb.size, ratio))
+
+    def _sized(self, rgb: Image.Image, steps: list[str]) -> Image.Image:
+        if self._upscaler:
+            placed = place(*rgb.size, make_buckets(self._recipe.resolution))
+            if placed.upscaled:
+                steps.append(f"enlarged {placed.scale:.2f} times by {self._upscaler.name}")
+                rgb = self._upscaler.enlarge(rgb, placed.scaled)
+        return _fitted(rgb, self._recipe.longest)
 
 
 def opened(path: Path, frame: int = 0, notes: list[str] | None = None) -> tuple[Image.Image, Image.Image | None]:

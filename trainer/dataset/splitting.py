@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from trainer import files
-from trainer.dataset import captions, duplicates
+from trainer.dataset import captions, duplicates, masks
 from trainer.dataset.images import Picture
 from trainer.dataset.names import shown
 from trainer.errors import UserError
@@ -54,18 +54,24 @@ def check_target(folder: Path, to: Path) -> None:
 
 
 def copy(folder: Path, to: Path, sides: Mapping[str, Sequence[Path]]) -> None:
-    """Copy each side's pictures, with their captions, to `to/SIDE/`; `to/split.json` says what is where, last."""
+    """Copy each side's pictures, captions and masks to `to/SIDE/`; `to` is whole or not there.
+
+    `to/split.json` says what is where.
+    """
     folder, to = Path(folder), Path(to)
     check_target(folder, to)
-    for side, paths in sides.items():
-        for path in paths:
-            for source in [path, *(captions.sidecar(path, ending) for ending in (".txt", ".caption"))]:
-                if source.exists():
-                    target = to / side / source.relative_to(folder)
-                    files.write_with(target, partial(_fill, source))
-    names = {side: [path.relative_to(folder).as_posix() for path in paths] for side, paths in sides.items()}
-    # Escaped, because a name need not be Unicode.
-    files.write_text(to / "split.json", json.dumps({"source": str(folder.resolve())} | names, indent=2) + "\n")
+    with files.new_folder(to) as part:
+        for side, paths in sides.items():
+            for path in paths:
+                for source in [path, *(captions.sidecar(path, ending) for ending in (".txt", ".caption"))]:
+                    if source.exists():
+                        files.write_with(part / side / source.relative_to(folder), partial(_fill, source))
+                if mask := masks.of(folder, path):
+                    there = masks.path(part / side, part / side / path.relative_to(folder))
+                    files.write_with(there, partial(_fill, mask))
+        names = {side: [path.relative_to(folder).as_posix() for path in paths] for side, paths in sides.items()}
+        # Escaped, because a name need not be Unicode.
+        files.write_text(part / "split.json", json.dumps({"source": str(folder.resolve())} | names, indent=2) + "\n")
 
 
 def _fill(source: Path, temporary: Path) -> None:

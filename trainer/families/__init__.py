@@ -46,6 +46,7 @@ def load(
     import torch
 
     from trainer.families import folder, single_file
+    from trainer.families.convolutions import as_products
 
     source = resolve(base)
     family = detect(source)
@@ -53,4 +54,5 @@ def load(
     model = kind.load(family, source, dtype or torch.float32, vae)
     for module in (model.unet, model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
+    as_products(model.unet)
     return model.to(device)

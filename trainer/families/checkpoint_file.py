@@ -1,18 +1,27 @@
-"""Tensors of a checkpoint file, read one at a time: .safetensors through its memory map, .ckpt weights-only."""
+"""Tensors of a checkpoint file, read one at a time: .safetensors through its memory map, .ckpt weights-only.
+
+Modules are built without memory of their own, and each tensor goes straight from the file into its place.
+"""
 
 from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
 Shape = tuple[int, ...]
+Reader = Callable[[str], "Tensor"]  # name of one of our modules' tensors -> the tensor
+# Bytes read through one memory map. What was read stays in memory as long as its map, so that of a file whose numbers
+# are turned into another precision no more than this is there twice.
+MAP = 2**26
 
 
 class Checkpoint(ABC):
@@ -44,11 +53,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 class _Safetensors(Checkpoint):
     def __init__(self, path: Path):
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
-        self.path = path
+        self.path, self._read = path, 0
         try:
-            self._file = safe_open(path, framework="pt")
+            self._map()
             self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise UserError(
@@ -58,7 +67,29 @@ class _Safetensors(Checkpoint):
     def read(self, key: str) -> Tensor:
         if key not in self.shapes:
             raise KeyError(key)
-        return self._file.get_tensor(key)
+        if self._read > MAP:
+            self._map()
+        tensor = self._file.get_tensor(key)
+        self._read += tensor.nbytes
+        return tensor
+
+    def _map(self) -> None:
+        """Map the file anew; tensors that are in use keep the map that they came from."""
+        from safetensors import safe_open
+
+        self._file, self._read = safe_open(self.path, framework="pt"), 0
+
+
+class Shards(Checkpoint):
+    """Several files that hold one module together, as one."""
+
+    def __init__(self, path: Path, files: Sequence[Path]):
+        self.path = path
+        self._home = {key: file for file in map(open_checkpoint, files) for key in file.shapes}
+        self.shapes = {key: file.shapes[key] for key, file in self._home.items()}
+
+    def read(self, key: str) -> Tensor:
+        return self._home[key].read(key)
 
 
 class _Pickle(Checkpoint):
@@ -96,3 +127,32 @@ def _load_weights(path: Path) -> object:
         # must not see the name, which it would believe.
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def empty(build: Callable[[], nn.Module]) -> nn.Module:
+    """A module whose weights take no memory yet; buffers that no file holds are real."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        return build()
+
+
+def fill(module: nn.Module, read: Reader, dtype: torch.dtype, file: Checkpoint) -> nn.Module:
+    """Give every weight of `module` its tensor. Raises UserError naming the first that is missing or misshapen."""
+    import torch
+
+    state = {}
+    for path, weight in module.state_dict().items():
+        try:
+            tensor = read(path)
+        except KeyError as error:
+            raise UserError(f"{file.path} lacks the tensor {error}: it is damaged or of an unknown layout.") from None
+        # 1×1 convolutions and linears are written either way.
+        if [size for size in tensor.shape if size > 1] != [size for size in weight.shape if size > 1]:
+            raise UserError(
+                f"{file.path}: {path} is {list(tensor.shape)} where {list(weight.shape)} belongs: the file is damaged "
+                "or of an unknown layout."
+            )
+        state[path] = tensor.reshape(weight.shape).to(dtype, memory_format=torch.contiguous_format)
+    module.load_state_dict(state, assign=True)
+    return module

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
 from trainer.families import schedule
 from trainer.families.base import BaseModel, Family
+from trainer.families.checkpoint_file import Shards, empty, fill
 from trainer.families.sources import INSTEAD, Source
+from trainer.files import quietly
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,6 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
     """Load a diffusers folder. A folder without vae/ uses the one beside it, so that bases can share a VAE."""
-    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     from trainer.families import vaes
@@ -84,7 +83,7 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
         family=family,
         name=source.name,
         path=str(source.path),
-        unet=load_part(UNet2DConditionModel, source.path / "unet", dtype),
+        unet=load_unet(source.path / "unet", dtype),
         vae=vaes.load(family, vae_path, dtype),
         text_encoders=encoders,
         tokenizers=[load_tokenizer(source.path / name) for name in names],
@@ -102,17 +101,44 @@ def vae_folder(path: Path) -> Path:
     return own if own.is_dir() else shared
 
 
+def load_unet(path: Path, dtype: torch.dtype) -> nn.Module:
+    """The UNet, which is most of a model, without the copy of the whole that from_pretrained keeps while it reads.
+
+    Raises UserError when weights are missing or do not fit the config.
+    """
+    from diffusers import UNet2DConditionModel
+
+    file = Shards(path, _unet_files(path))
+    try:
+        unet = empty(lambda: UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path)))
+    except Exception as error:  # as below
+        raise _broken(path, error) from error
+    return fill(unet, file.read, dtype, file)
+
+
+def _unet_files(path: Path) -> list[Path]:
+    """The files to read, whole or in shards: in full precision where both are there, and never those without EMA."""
+    for name in ("", "-*", ".fp16", ".fp16-*"):
+        if found := sorted(path.glob(f"diffusion_pytorch_model{name}.safetensors")):
+            return found
+    raise UserError(f"{path} holds no diffusion_pytorch_model.safetensors: download this part of the model again.")
+
+
+def _broken(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return UserError(f"{path} cannot be loaded ({reason}): download this part of the model again.")
+
+
 def load_part(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module:
     """One module from its own folder. Raises UserError when weights are missing or do not fit the config."""
     weights = [entry.name for entry in path.glob("*.safetensors")]
     variant = "fp16" if weights and all(".fp16" in name for name in weights) else None
     options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
     try:
-        with _quietly():
+        with quietly():
             return cls.from_pretrained(path, **options)
     except Exception as error:  # diffusers, transformers and safetensors raise a dozen kinds for a broken folder
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be loaded ({reason}): download this part of the model again.") from error
+        raise _broken(path, error) from error
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -123,17 +149,3 @@ def load_tokenizer(path: Path) -> Any:
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # as above
         raise UserError(f"{path} holds no usable CLIP tokenizer ({type(error).__name__}): get it again.") from error
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' progress bar for each part: loading takes seconds, and the run prints its own."""
-    from transformers.utils import logging
-
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

@@ -7,21 +7,18 @@ tensor goes straight from the file into its place.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
 from trainer.families import folder, layout, schedule, shapes, vaes
 from trainer.families.base import BaseModel, Family
-from trainer.families.checkpoint_file import Checkpoint, open_checkpoint
+from trainer.families.checkpoint_file import Checkpoint, empty, fill, open_checkpoint
 from trainer.families.sources import INSTEAD, Source
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-Reader = Callable[[str], "Tensor"]  # name of one of our modules' tensors -> the tensor
 
 UNET = shapes.UNET
 VAE = "first_stage_model."
@@ -81,9 +78,9 @@ def _unet(family: Family, file: Checkpoint, dtype: torch.dtype) -> nn.Module:
     if family.name == "sdxl":
         found[shapes.POOLED] = file.shapes[f"{OPEN_CLIP['sdxl']}text_projection"]
     config = shapes.unet_config(found, family)
-    unet = _empty(lambda: UNet2DConditionModel(**config))
+    unet = empty(lambda: UNet2DConditionModel(**config))
     blocks = layout.Blocks.of(unet)
-    return _fill(unet, lambda path: file.read(UNET + layout.unet_name(path, blocks)), dtype, file)
+    return fill(unet, lambda path: file.read(UNET + layout.unet_name(path, blocks)), dtype, file)
 
 
 def _vae(family: Family, file: Checkpoint, dtype: torch.dtype) -> nn.Module:
@@ -107,10 +104,10 @@ def _build_vae(family: Family, file: Checkpoint, prefix: str, dtype: torch.dtype
     found = _below(file, prefix)
     as_diffusers = any(key.startswith("encoder.down_blocks.") for key in found)
     config = shapes.vae_config(found, family)
-    vae = _empty(lambda: AutoencoderKL(**config))
+    vae = empty(lambda: AutoencoderKL(**config))
     levels = len(config["block_out_channels"])
     name = (lambda path: path) if as_diffusers else (lambda path: layout.vae_name(path, levels))
-    return _fill(vae, lambda path: file.read(prefix + name(path)), dtype, file)
+    return fill(vae, lambda path: file.read(prefix + name(path)), dtype, file)
 
 
 def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:
@@ -120,8 +117,8 @@ def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype
     # Some merged checkpoints have lost the "text_model." in between.
     prefix += "text_model." if _has(file, prefix + "text_model.") else ""
     config = shapes.clip_config(_below(file, prefix), tokenizer)
-    encoder = _empty(lambda: CLIPTextModel(config))
-    return _fill(encoder, lambda path: file.read(prefix + path.removeprefix("text_model.")), dtype, file)
+    encoder = empty(lambda: CLIPTextModel(config))
+    return fill(encoder, lambda path: file.read(prefix + path.removeprefix("text_model.")), dtype, file)
 
 
 def _is_v_trained(family: Family, file: Checkpoint) -> bool:
@@ -140,7 +137,7 @@ def _open_clip(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dt
 
     prefix, whole = OPEN_CLIP[family.name], family.name == "sdxl"
     config = shapes.open_clip_config(_below(file, prefix), tokenizer, whole=whole)
-    encoder = _empty(lambda: (CLIPTextModelWithProjection if whole else CLIPTextModel)(config))
+    encoder = empty(lambda: (CLIPTextModelWithProjection if whole else CLIPTextModel)(config))
 
     def read(path: str) -> Tensor:
         name, third = layout.open_clip_name(path)
@@ -149,7 +146,7 @@ def _open_clip(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dt
             return tensor.T
         return tensor if third is None else tensor.chunk(3)[third]
 
-    return _fill(encoder, read, dtype, file)
+    return fill(encoder, read, dtype, file)
 
 
 # ── building ────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,35 +159,6 @@ def _has(file: Checkpoint, prefix: str) -> bool:
 def _below(file: Checkpoint, prefix: str) -> shapes.Shapes:
     """Names (without the prefix) and shapes of what stands under `prefix`."""
     return {key.removeprefix(prefix): shape for key, shape in file.shapes.items() if key.startswith(prefix)}
-
-
-def _empty(build: Callable[[], nn.Module]) -> nn.Module:
-    """A module whose weights take no memory yet; buffers that no file holds are real."""
-    from accelerate import init_empty_weights
-
-    with init_empty_weights(include_buffers=False):
-        return build()
-
-
-def _fill(module: nn.Module, read: Reader, dtype: torch.dtype, file: Checkpoint) -> nn.Module:
-    """Give every weight of `module` its tensor. Raises UserError naming the first that is missing or misshapen."""
-    import torch
-
-    state = {}
-    for path, weight in module.state_dict().items():
-        try:
-            tensor = read(path)
-        except KeyError as error:
-            raise UserError(f"{file.path} lacks the tensor {error}: it is damaged or of an unknown layout.") from None
-        # 1×1 convolutions and linears are written either way.
-        if [size for size in tensor.shape if size > 1] != [size for size in weight.shape if size > 1]:
-            raise UserError(
-                f"{file.path}: {path} is {list(tensor.shape)} where {list(weight.shape)} belongs: the file is damaged "
-                "or of an unknown layout."
-            )
-        state[path] = tensor.reshape(weight.shape).to(dtype, memory_format=torch.contiguous_format)
-    module.load_state_dict(state, assign=True)
-    return module
 
 
 # ── tokenizers ──────────────────────────────────────────────────────────────────────────────────────────

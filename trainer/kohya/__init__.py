@@ -20,7 +20,7 @@ from trainer.kohya.file import (
     write,
 )
 from trainer.kohya.info import TOOLS, LoraInfo, describe
-from trainer.kohya.metadata import Facts, FolderFacts, training_metadata
+from trainer.kohya.metadata import Facts, FolderFacts, session_id, training_metadata
 
 __all__ = [
     "TOOLS",
@@ -39,6 +39,7 @@ __all__ = [
     "read",
     "read_header",
     "renamed",
+    "session_id",
     "tensor_hash",
     "training_metadata",
     "write",

@@ -1,25 +1,25 @@
-"""LoRAs as what they add to a model, ΔW = up · down · alpha / rank: scaled, summed and cut to fewer ranks.
+"""LoRAs as what they add to a model, ΔW: scaled, summed, cut to fewer ranks and stored in other numbers.
 
 Everything is computed in float64, module by module; the result is exact up to its rounding to the stored
-precision, which `Change.error` measures.
+precision, which `Change.error` measures. What each kind adds stands in deltas.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from trainer.errors import UserError, nearest
+from trainer.kohya.deltas import Factors, Own, divisor, factors, is_dora, is_plain, joined, known, modules_of, truncated
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Tensors = dict[str, "Tensor"]
+Base = Callable[[str], "Tensor"]  # a module's name -> the base model's own weight
 DTYPES = ("fp32", "fp16", "bf16")
-ENDINGS = (".lora_down.weight", ".lora_up.weight", ".alpha")
-_OTHERS = {"dora_scale": "a DoRA", "hada_": "a LoHa", "lokr_": "a LoKr"}  # what tells them, in their keys
 
 
 @dataclass(frozen=True)
@@ -35,96 +35,64 @@ class Change:
     error: float
 
 
-@dataclass(frozen=True)
-class Factors:
-    """One module's ΔW [out, in] = up [out, r] · down [r, in] in float64; a convolution's `in` is in·kh·kw."""
-
-    up: Tensor
-    down: Tensor
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
-
-    def norm2(self) -> float:
-        """‖ΔW‖², from the two r × r Gram matrices: ΔW itself need not be made."""
-        return float(((self.up.T @ self.up) * (self.down @ self.down.T)).sum())
-
-
-def changed(parts: Sequence[tuple[Tensors, float]], *, strength: float = 1.0, rank: int = 0, dtype: str = "") -> Change:
+def changed(
+    parts: Sequence[tuple[Tensors, float]],
+    *,
+    strength: float = 1.0,
+    rank: int = 0,
+    dtype: str = "",
+    base: Base | None = None,
+) -> Change:
     """The LoRA whose ΔW is strength · Σ weight · ΔW of the parts, at most `rank` in each module (0: as it comes).
 
-    One part keeps its matrices and only its alpha is scaled; several are put side by side, their ranks adding
-    up. Reduction is the truncated singular value decomposition, the nearest matrix of that rank in the Frobenius
-    norm (Eckart and Young 1936). `dtype`: fp32, fp16, bf16, or empty for the first part's own; alphas are
-    float32 where that is more. Raises UserError for a file that is no plain LoRA.
+    One part keeps its kind and its matrices, and only its alpha is scaled. Several are put side by side, their ranks
+    adding up. Reduction is the truncated singular value decomposition, the nearest matrix of that rank in the Frobenius
+    norm (Eckart and Young 1936); with it a DoRA, LoHa or LoKr becomes a plain LoRA. `dtype`: fp32, fp16, bf16, or
+    empty for the parts' own; alphas are float32 where that is more. `base` is asked where a file of such a kind does
+    not say enough by itself. Raises UserError for a kind that is not known, a weight for a DoRA that stays one, and a
+    sum with one of these kinds that names no rank.
     """
     import torch
 
-    _require_plain([tensors for tensors, _ in parts])
     if dtype and dtype not in DTYPES:
         raise UserError(f"--dtype {dtype}: {nearest(dtype, DTYPES)}")
     wanted = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}.get(dtype)
+    files = [(modules_of(tensors), weight * strength) for tensors, weight in parts]
     tensors: Tensors = {}
     total = kept = missed = 0.0
-    for name in _names(parts):
-        own = [(one, weight) for one, weight in parts if f"{name}{ENDINGS[0]}" in one]
-        whole = joined([(factors(one, name), weight * strength) for one, weight in own])
-        reduced = truncated(whole, rank) if rank and rank < whole.rank else whole
-        kind = wanted or own[0][0][f"{name}{ENDINGS[0]}"].dtype
-        # Untouched matrices keep their values; what the sum or the reduction made is new in any case.
-        same = len(own) == 1 and reduced is whole
-        stored = _scaled(own[0], name, strength, kind) if same else _stored(reduced, own[0][0], name, kind)
-        tensors |= stored
+    for name in dict.fromkeys(name for modules, _ in files for name in modules):
+        own = [(modules[name], factor) for modules, factor in files if name in modules]
+        _require_possible(name, own, rank)
+        weight = base(name) if base and not all(is_plain(one) for one, _ in own) else None
+        whole = joined([(factors(one, weight), factor) for one, factor in own])
+        (first, factor), alone = own[0], len(own) == 1
+        if alone and (not rank or (is_plain(first) and rank >= whole.rank)):
+            reduced, stored = whole, _scaled(first, factor, wanted)
+        else:
+            reduced = truncated(whole, rank) if rank and rank < whole.rank else whole
+            stored = _stored(reduced, first, weight, wanted)
+        tensors |= {f"{name}.{ending}": tensor for ending, tensor in stored.items()}
         total, kept = total + whole.norm2(), kept + reduced.norm2()
-        missed += distance2(whole, factors(stored, name))
+        missed += distance2(whole, factors(stored, weight))
     return Change(tensors, kept / total if total else 1.0, (missed / total) ** 0.5 if total else 0.0)
 
 
-def _require_plain(files: list[Tensors]) -> None:
-    for tensors in files:
-        for key in tensors:
-            if not key.endswith(ENDINGS):
-                kind = next((name for sign, name in _OTHERS.items() if sign in key), f"no LoRA known here ({key})")
-                raise UserError(
-                    f"Only plain LoRAs can be scaled, merged, reduced or stored in other numbers, and this one is "
-                    f"{kind}: export one epoch as it is, and set its weight in the prompt, <lora:name:0.8>."
-                )
-
-
-def _names(parts: Sequence[tuple[Tensors, float]]) -> list[str]:
-    keys = dict.fromkeys(key for tensors, _ in parts for key in tensors if key.endswith(ENDINGS[0]))
-    return [key.removesuffix(ENDINGS[0]) for key in keys]
-
-
-def factors(tensors: Tensors, name: str) -> Factors:
-    """A module's ΔW as stored, alpha / rank multiplied into up; without an alpha the scale is 1."""
-    down, up = (tensors[name + ending].double().flatten(1) for ending in ENDINGS[:2])
-    alpha = tensors.get(f"{name}.alpha")
-    scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-    return Factors(up * scale, down)
-
-
-def joined(parts: Sequence[tuple[Factors, float]]) -> Factors:
-    """Σ weight · ΔW: up matrices side by side, down matrices on top of each other."""
-    import torch
-
-    up = torch.cat([factors.up * weight for factors, weight in parts], dim=1)
-    return Factors(up, torch.cat([factors.down for factors, _ in parts], dim=0))
-
-
-def truncated(whole: Factors, rank: int) -> Factors:
-    """The nearest ΔW of `rank`, by QR of both sides and the SVD of the small matrix between them.
-
-    Each side gets the square roots of the singular values, so that both stay in the range of fp16.
-    """
-    import torch
-
-    q_up, r_up = torch.linalg.qr(whole.up)
-    q_down, r_down = torch.linalg.qr(whole.down.T)
-    u, s, v = torch.linalg.svd(r_up @ r_down.T)
-    root = s[:rank].sqrt()
-    return Factors(q_up @ u[:, :rank] * root, root[:, None] * (v[:rank] @ q_down.T))
+def _require_possible(name: str, own: Sequence[tuple[Own, float]], rank: int) -> None:
+    for one, factor in own:
+        if not known(one):
+            raise UserError(
+                f"Only LoRA, LoCon, DoRA, LoHa and LoKr can be scaled, merged, reduced or stored in other numbers, and "
+                f"{name} is none of them ({', '.join(one)}): export one epoch as it is."
+            )
+        if not rank and len(own) == 1 and is_dora(one) and factor != 1:
+            raise UserError(
+                "A DoRA does not grow in proportion to its weight, so none can be baked into it: set it in the prompt, "
+                "<lora:name:0.8>, or add --rank 32, which makes a plain LoRA of it."
+            )
+        if not rank and len(own) > 1 and not is_plain(one):
+            raise UserError(
+                "Epochs of a DoRA, LoHa or LoKr can only be mixed as a plain LoRA: say of which dim, with --rank 32."
+            )
 
 
 def distance2(one: Factors, other: Factors) -> float:
@@ -132,25 +100,36 @@ def distance2(one: Factors, other: Factors) -> float:
     return max(0.0, joined([(one, 1.0), (other, -1.0)]).norm2())
 
 
-def _scaled(part: tuple[Tensors, float], name: str, strength: float, dtype: torch.dtype) -> Tensors:
-    """The matrices as they are, the factor in alpha."""
+def _scaled(own: Own, factor: float, dtype: torch.dtype | None) -> Own:
+    """The matrices as they are, the factor in alpha: every tool multiplies ΔW with alpha / rank."""
     import torch
 
-    tensors, weight = part
-    down, up = (tensors[name + ending] for ending in ENDINGS[:2])
-    alpha = tensors.get(f"{name}.alpha")
-    value = (down.shape[0] if alpha is None else float(alpha)) * weight * strength
-    untouched = alpha is not None and value == float(alpha)
-    stored = alpha if untouched else torch.tensor(value, dtype=torch.float32)
-    values = (down.to(dtype), up.to(dtype), stored)
-    return {name + ending: tensor for ending, tensor in zip(ENDINGS, values)}
+    # Magnitudes scale whole weights of the base: a rounding of theirs would show, and they are few.
+    stored = {
+        ending: tensor if ending in ("alpha", "dora_scale") else tensor.to(dtype or tensor.dtype)
+        for ending, tensor in own.items()
+    }
+    rank, alpha = divisor(own), own.get("alpha")
+    if rank is None:
+        # Two whole factors have no rank and their alpha does not count; the smaller one takes it, in all its digits.
+        return stored if factor == 1 else {**stored, "lokr_w1": (own["lokr_w1"].double() * factor).float()}
+    if alpha is not None and factor == 1:
+        return stored
+    return {**stored, "alpha": torch.tensor((rank if alpha is None else float(alpha)) * factor, dtype=torch.float32)}
 
 
-def _stored(new: Factors, like: Tensors, name: str, dtype: torch.dtype) -> Tensors:
-    """New matrices in the shapes of the old ones, with alpha = rank, so that the scale is 1."""
+def _stored(new: Factors, like: Own, weight: Tensor | None, dtype: torch.dtype | None) -> Own:
+    """A plain LoRA's matrices, shaped as the old ones or the base's weight ask, with alpha = rank so that the scale
+    is 1."""
     import torch
 
-    down, up = (like[name + ending].shape for ending in ENDINGS[:2])
-    shaped = new.down.reshape(new.rank, *down[1:]), new.up.reshape(up[0], new.rank, *up[2:])
-    values = (*(matrix.to(dtype) for matrix in shaped), torch.tensor(float(new.rank)))
-    return {name + ending: tensor.contiguous() for ending, tensor in zip(ENDINGS, values)}
+    if "lora_down.weight" in like:
+        inner, outer = like["lora_down.weight"].shape[1:], like["lora_up.weight"].shape[2:]
+    else:
+        inner, outer = weight.shape[1:], (1,) * (weight.ndim - 2)
+    kind = dtype or next(tensor.dtype for ending, tensor in like.items() if ending != "alpha")
+    return {
+        "lora_down.weight": new.down.reshape(new.rank, *inner).to(kind).contiguous(),
+        "lora_up.weight": new.up.reshape(-1, new.rank, *outer).to(kind).contiguous(),
+        "alpha": torch.tensor(float(new.rank)),
+    }

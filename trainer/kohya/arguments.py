@@ -56,6 +56,8 @@ def optimizer(value: Any) -> Any:
     return next((ours for ours in OPTIMIZERS if ours.lower() == other.get(name, name)), value)
 
 
+MORE_FOLDERS = "image_dir of further folders"  # no argument: what several [[datasets.subsets]] say together
+
 # kohya's name -> the setting and how the value reads here.
 READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mixed_precision": ("model.precision", lambda value: {"no": "fp32"}.get(str(value), value)),
@@ -63,6 +65,8 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "network_train_unet_only": ("adapter.text_encoder", lambda value: not flag(value)),
     "bucket_no_upscale": ("data.upscale", lambda value: not flag(value)),
     "resolution": ("data.resolution", side),
+    MORE_FOLDERS: ("data.more_folders", list),
+    "fp8_base": ("model.quantize", lambda value: "fp8" if flag(value) else "none"),
     "sdpa": ("model.attention", lambda value: "sdpa" if flag(value) else "auto"),
     "xformers": (
         "model.attention",
@@ -77,14 +81,16 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "lr_warmup": ("optimizer.warmup", lambda value: float(value) / 100),
 }
 
-# A setting -> the arguments that say the same to sd-scripts; {} where leaving the argument out says it.
-WRITE: dict[str, Callable[[Any], Values]] = {
+# A setting -> the arguments that say the same to sd-scripts; {} where leaving the argument out says it,
+# None where nothing says it.
+WRITE: dict[str, Callable[[Any], Values | None]] = {
     "model.precision": lambda value: {"mixed_precision": {"fp32": "no"}.get(value, value)},
     "adapter.save_precision": lambda value: {"save_precision": {"fp32": "float"}.get(value, value)},
     "adapter.text_encoder": lambda value: {} if value else {"network_train_unet_only": True},
     "data.upscale": lambda value: {} if value else {"bucket_no_upscale": True},
     "model.attention": lambda value: {"xformers": True} if value == "xformers" else {"sdpa": True},
     "optimizer.args": lambda value: {"optimizer_args": re.findall(r"(?:\([^)]*\)|\[[^]]*\]|\S)+", value)},
+    "model.quantize": lambda value: {"fp8": {"fp8_base": True}, "none": {}}.get(value),
     "data.folder": lambda value: {"image_dir": value},
     "data.repeats": lambda value: {"num_repeats": value},
     "loop.batch_size": lambda value: {"batch_size": value},

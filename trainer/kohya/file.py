@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Metadata = dict[str, str]
+CORE = "lora_mid.weight"  # of a Tucker decomposition
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,37 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> Path:
 
 
 def read(path: Path) -> LoraFile:
-    """Read a LoRA file. Raises UserError when it is missing or broken."""
+    """Read a LoRA file. A Tucker-decomposed convolution (LyCORIS' `use_tucker`) comes as the LoCon that it is.
+
+    Raises UserError when the file is missing or broken.
+    """
     from safetensors import SafetensorError, safe_open
 
     metadata = read_header(path).metadata
     try:
         with safe_open(path, framework="pt") as file:
-            return LoraFile({key: file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}): get the file again.") from None
+    return LoraFile(_without_cores(tensors, path), metadata)
+
+
+def _without_cores(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Each core [r, r, kh, kw] multiplied into its down matrix [r, in, 1, 1]: the same ΔW from two matrices.
+
+    ΔW = Σ up[o, n] · core[n, m, k, l] · down[m, i], as A1111, ComfyUI and LyCORIS rebuild it.
+    """
+    import torch
+
+    found = dict(tensors)
+    for key in [key for key in tensors if key.endswith(f".{CORE}")]:
+        lower = key.replace(CORE, "lora_down.weight")
+        core, down = tensors[key], tensors.get(lower)
+        if down is None or core.ndim != 4 or core.shape[0] != core.shape[1] or core.shape[1] != len(down):
+            raise UserError(f"{path}: {key} does not fit the matrices beside it: the file is damaged; get it again.")
+        found[lower] = torch.einsum("nmkl,mi->nikl", core.float(), down.flatten(1).float())
+        del found[key]
+    return found
 
 
 def tensor_hash(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import UserError
-from trainer.kohya.file import Header, Metadata, module_shapes, read_header
+from trainer.kohya.file import CORE, Header, Metadata, module_shapes, read_header
 
 # Kinds by the tensors that only they have, the most particular first.
 KINDS = {
@@ -24,6 +24,7 @@ KINDS = {
     "full difference": ("diff",),
     "DoRA": ("dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight"),
 }
+TUCKER = "LoCon (Tucker-decomposed)"
 # Whether a tool loads a file, by naming; measured with the tools' own loaders on synthetic files.
 TOOLS = {
     "kohya": {"A1111, Forge": "yes", "ComfyUI": "yes", "diffusers": "yes"},
@@ -153,6 +154,8 @@ def _kind(header: Header) -> str:
             return kind
     shapes = [shape for key, shape in header.shapes.items() if ".lora_mid." in key or _is_down(key)]
     wide = any(len(shape) == 4 and shape[2:] != (1, 1) for shape in shapes)
+    if any(key.endswith(CORE) for key in header.shapes):
+        return TUCKER
     return "LoCon" if wide else "LoRA"
 
 
@@ -292,7 +295,7 @@ def _tools(family: str, kind: str, naming: str) -> dict[str, str]:
     if not family.startswith(("SD 1.5", "SD 2.x", "SDXL")):
         return dict.fromkeys(TOOLS["kohya"], "not known")
     answers = dict(TOOLS.get(naming, dict.fromkeys(TOOLS["kohya"], "not known")))
-    if kind in ("LoHa", "LoKr", "OFT", "(IA)³", "GLoRA", "full difference"):
+    if kind in (TUCKER, "LoHa", "LoKr", "OFT", "(IA)³", "GLoRA", "full difference"):
         answers["diffusers"] = "no"
     if kind == "DoRA":
         answers["diffusers"] = "yes, but without its magnitudes: another picture"
@@ -305,7 +308,7 @@ def _warnings(header: Header, kind: str, naming: str, family: str, body: str) ->
     if halves:
         yield f"{halves[0]} lacks its lora_up.weight: A1111 refuses the file, ComfyUI loads part of it."
     scaled = any(key.endswith(".alpha") for key in header.shapes)
-    if naming.startswith("kohya") and kind in ("LoRA", "LoCon") and not scaled:
+    if naming.startswith("kohya") and kind in ("LoRA", "LoCon", TUCKER) and not scaled:
         yield "no alpha is stored, so A1111 and ComfyUI take scale 1."
     for key, shape in header.shapes.items():
         if key.endswith("dora_scale") and len(shape) == 2 and shape[1] == 1 and shape[0] != 1:

@@ -65,12 +65,17 @@ def training_metadata(config: TrainConfig, facts: Facts) -> Metadata:
     return {**text, **_modelspec(config, facts)}
 
 
+def session_id(run: str) -> int:
+    """One number for all files of a run."""
+    return int(hashlib.sha256(run.encode()).hexdigest()[:8], 16)
+
+
 def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     loop, optimizer = config.loop, config.optimizer
     warmup = optimizer.warmup * facts.steps if optimizer.warmup < 1 else optimizer.warmup
     return {
         # One number for all epochs of a run; a resumed run keeps it.
-        "ss_session_id": int(hashlib.sha256(facts.run.encode()).hexdigest()[:8], 16),
+        "ss_session_id": session_id(facts.run),
         "ss_training_started_at": facts.started,
         "ss_training_finished_at": facts.finished,
         "ss_output_name": config.name,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainer.config import Setting, TrainConfig, settings, validate
+from trainer.dataset import images
 from trainer.errors import UserError
+from trainer.examples import named_by_folder, repeats_in, weighted_folders
 from trainer.kohya import arguments as known
 from trainer.kohya.sources import Differing, Source, Values
 from trainer.presets import flatten, nest, to_toml
@@ -86,7 +89,7 @@ def _sort(made: Migration, name: str, argument: str, value: Any, all_values: Val
     elif argument == "max_train_steps" and not known.is_off(_either(all_values, "max_train_epochs")):
         made.ignored.append(Line(name, shown, "the number of epochs says it"))
     elif isinstance(value, Differing):
-        made.unequal.append(Line(name, shown, "differs between the folders, and one run has one value for all"))
+        made.unequal.append(Line(name, shown, value.why))
     elif value is None or value == "" or value == []:
         made.ignored.append(Line(name, shown, "empty"))
     elif argument == "class_tokens":
@@ -207,12 +210,15 @@ def _short(value: Any) -> str:
 def as_kohya(config: TrainConfig, *, xl: bool) -> str:
     """A shell script that trains the same with sd-scripts: its dataset file, its call, and what it cannot say.
 
-    Raises nothing: settings without a name there are listed in the script's comments.
+    Settings without a name there are listed in the script's comments. Raises UserError when data.more_folders says a
+    number of times that is none.
     """
     arguments, lost = _arguments(config)
     subset = {name: arguments.pop(name) for name in list(arguments) if name in known.SUBSET_ARGS}
     dataset = {name: arguments.pop(name) for name in list(arguments) if name in known.DATASET_ARGS}
-    regular = {"is_reg": True, "image_dir": arguments.pop("reg_data_dir", "")}
+    subsets = [subset | place for place in _places(config)] or [subset]
+    regular = arguments.pop("reg_data_dir", "")
+    subsets += [{"is_reg": True, "image_dir": place.as_posix()} for place in _inside(Path(regular)) if regular]
     network = {name: arguments.pop(name) for name in list(arguments) if name in known.NETWORK_ARGS}
     if network.get("algo") == "dora":
         network |= {"algo": "lora", "dora_wd": True}
@@ -221,7 +227,7 @@ def as_kohya(config: TrainConfig, *, xl: bool) -> str:
     file = f"{_plain(config.name) or 'lora'}-dataset.toml"
     lines = ["# Captions: sd-scripts does not add the trigger word; it must stand in each of them."]
     lines += [f"# Nothing in sd-scripts is like {path} = {_short(value)}" for path, value in lost.items()]
-    lines += [f"cat > {file} <<'TOML'", _dataset_toml(dataset, [subset, regular]), "TOML"]
+    lines += [f"cat > {file} <<'TOML'", _dataset_toml(dataset, subsets), "TOML"]
     fixed = {
         "dataset_config": file,
         "network_module": "lycoris.kohya" if "algo" in network else "networks.lora",
@@ -247,8 +253,13 @@ def _arguments(config: TrainConfig) -> tuple[Values, Values]:
         value = given[entry.path]
         if entry.path.startswith("evaluation."):
             continue  # sd-scripts does not compare epochs
-        if entry.path in known.WRITE:
-            arguments |= {name: said for name, said in known.WRITE[entry.path](value).items() if said not in ("", [])}
+        if entry.path == "data.more_folders":
+            continue  # folders of the dataset file
+        said = known.WRITE[entry.path](value) if entry.path in known.WRITE else None
+        if said is not None:
+            arguments |= {name: word for name, word in said.items() if word not in ("", [])}
+        elif entry.path in known.WRITE:
+            lost[entry.path] = value
         elif not entry.kohya:
             lost |= {entry.path: value} if value != entry.default and entry.path != "data.trigger" else {}
         elif value not in ("", ()) and (value != _there(entry) or known.ALWAYS & set(entry.kohya)):
@@ -261,6 +272,24 @@ def _arguments(config: TrainConfig) -> tuple[Values, Values]:
     return arguments, lost
 
 
+def _places(config: TrainConfig) -> list[Values]:
+    """What the dataset file says of each folder that is trained on. sd-scripts looks at the name of no image_dir."""
+    found = []
+    for folder, times in weighted_folders(config.data) if config.data.folder else []:
+        for inner in _inside(folder):
+            words = named_by_folder(inner / "_", folder)[1]
+            called = {"class_tokens": words} if words and not config.data.trigger and not config.data.class_word else {}
+            repeats = repeats_in(inner, folder, config.data.repeats, times)
+            found.append({"image_dir": inner.as_posix(), "num_repeats": repeats, **called})
+    return found
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The folders under one that hold pictures: sd-scripts looks into no sub-folders of an image_dir. One that is not
+    on this machine is taken to hold them itself."""
+    return sorted({path.parent for path in images.find(folder)} if folder.is_dir() else ()) or [folder]
+
+
 def _there(entry: Setting) -> Any:
     """What sd-scripts takes when this setting is left out."""
     return next((known.DEFAULTS[name] for name in entry.kohya if name in known.DEFAULTS), entry.default)
@@ -269,10 +298,7 @@ def _there(entry: Setting) -> Any:
 def _dataset_toml(dataset: Values, subsets: list[Values]) -> str:
     general = {"caption_extension": ".txt", "enable_bucket": True}
     parts = {"[general]": general, "[[datasets]]": dataset}
-    tables = [
-        *parts.items(),
-        *(("[[datasets.subsets]]", subset) for subset in subsets if subset.get("image_dir", True)),
-    ]
+    tables = [*parts.items(), *(("[[datasets.subsets]]", subset) for subset in subsets)]
     return "\n\n".join(f"{title}\n{to_toml(values).strip()}" for title, values in tables)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainer.config import settings
 from trainer.errors import UserError
+from trainer.examples import repeats_of
 from trainer.kohya import arguments as known
 from trainer.kohya.file import read_header
 from trainer.presets import flatten, read_toml
@@ -61,7 +62,7 @@ def _text(path: Path) -> str:
 # ── kohya_ss GUI ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _gui(path: Path, _alone: bool) -> Source:
+def _gui(path: Path, alone: bool) -> Source:
     try:
         values = json.loads(_text(path))
     except ValueError as error:
@@ -84,7 +85,7 @@ def _gui(path: Path, _alone: bool) -> Source:
             left[name] = "0 in the GUI leaves it out"
             values.pop(name)
     values |= _options(str(values.pop("additional_parameters", "")))
-    return Source(path, "kohya_ss GUI settings", values, left)
+    return _with_dataset(Source(path, "kohya_ss GUI settings", values, left), alone)
 
 
 def _unused_in_gui(values: Values):
@@ -133,22 +134,55 @@ def _dataset(content: Values) -> tuple[Values, dict[str, str]]:
     trained = [folder for folder in folders if not known.flag(folder.get("is_reg"))]
     values: Values = {}
     for name in dict.fromkeys(name for folder in trained for name in folder):
-        found = [folder[name] for folder in trained if name in folder]
-        values[name] = found[0] if all(value == found[0] for value in found) else Differing(found)
+        found = [folder.get(name) for folder in trained]
+        alike = all(value == found[0] or known.is_off(value) and known.is_off(found[0]) for value in found)
+        values[name] = found[0] if alike else Differing(["left out" if value is None else value for value in found])
     regular = [folder["image_dir"] for folder in folders if folder not in trained and "image_dir" in folder]
     if regular:
         values["reg_data_dir"] = regular[0] if len(regular) == 1 else Differing(regular)
-    images = values.get("image_dir")
-    if isinstance(images, Differing) and len(parents := {Path(str(image)).parent for image in images.values}) == 1:
-        values["image_dir"] = str(parents.pop())
-    return values, {}
+    return values | _places([folder for folder in trained if "image_dir" in folder]), {}
+
+
+def _places(trained: list[Values]) -> Values:
+    """Where the pictures lie and how often they count: the repeats are the first folder's, and the other folders carry
+    their share of them. A folder that is named twice counts as often as both times together."""
+    wanted: dict[str, int] = {}
+    for folder in trained:
+        place = str(folder["image_dir"])
+        wanted[place] = wanted.get(place, 0) + _count(folder.get("num_repeats", 1))
+    if not wanted or not all(wanted.values()):
+        return {}  # a number that is none is told where it stands
+    # A folder called 10_moss says its own repeats here and not in a dataset file: it comes first only where both agree.
+    named = {place: repeats_of(Path(place).name) for place in wanted}
+    first = next((place for place in wanted if named[place] in (0, wanted[place])), next(iter(wanted)))
+    values: Values = {"image_dir": first}
+    usual = wanted[first]
+    if named[first] not in (0, usual):
+        values["num_repeats"] = Differing([usual], f"the name of {first} says {named[first]} here: rename the folder")
+        usual = 1
+    elif len(wanted) > 1 or any("num_repeats" in folder for folder in trained):
+        values["num_repeats"] = usual
+    others = {place: wanted[place] / (named[place] or usual) for place in wanted if place != first}
+    if others:
+        values[known.MORE_FOLDERS] = [_times(place, times) for place, times in others.items()]
+    return values
+
+
+def _times(place: str, times: float) -> str:
+    return place if times == 1 else f"{place}*{times:.9f}".rstrip("0").rstrip(".")
+
+
+def _count(value: Any) -> int:
+    """0 where it is no number of times."""
+    return int(value) if isinstance(value, (int, str)) and re.fullmatch(r"[1-9]\d{0,4}", str(value)) else 0
 
 
 @dataclass(frozen=True)
 class Differing:
-    """An argument that has several values in one file, one for each folder."""
+    """An argument that no setting can say: usually because it has several values, one for each folder."""
 
     values: list[Any]
+    why: str = "differs between the folders, and one run has one value for all"
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from trainer.errors import UserError
+from trainer.files import quietly
 
 
 class Clip:
@@ -21,7 +22,8 @@ class Clip:
         from transformers import AutoTokenizer, CLIPModel
 
         try:
-            self.model = CLIPModel.from_pretrained(_name(folder), local_files_only=True).eval()
+            with quietly():
+                self.model = CLIPModel.from_pretrained(_name(folder), local_files_only=True).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(_name(folder), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -65,7 +67,8 @@ class Dino:
         from transformers import AutoModel
 
         try:
-            self.model = AutoModel.from_pretrained(_name(folder), local_files_only=True).eval()
+            with quietly():
+                self.model = AutoModel.from_pretrained(_name(folder), local_files_only=True).eval()
             size = self.model.config.image_size
         except (OSError, ValueError, KeyError, AttributeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from trainer.dataset import captions, images
+from trainer.dataset import captions, images, sessions
 from trainer.dataset.ahead import ahead
 from trainer.dataset.names import shown
 from trainer.errors import UserError
@@ -41,7 +41,7 @@ class WD14:
         folder = Path(folder)
         self.name = folder.name
         self.labels = _read_labels(folder / LABELS)
-        self._session = _open_session(folder / MODEL)
+        self._session = sessions.opened(folder / MODEL)
         inputs, outputs = self._session.get_inputs()[0], self._session.get_outputs()[0]
         self._input = inputs.name
         self.size, fixed_batch = _input_size(inputs.shape, folder)
@@ -61,14 +61,15 @@ class WD14:
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[tuple[Path, Tags]]:
-        """See `Tagger.tag`. Pictures are read and scaled on threads while the model runs."""
+        """See `Tagger.tag`. Pictures are read, scaled and stacked on threads, and the model runs on one of its own, so
+        that it waits neither for them nor for whoever writes its answers down."""
         writer = _Writer(self.labels, options)
-        # Two batches in hand: one that the model is on, one that is being made ready.
-        prepared = ahead(self._prepare, paths, depth=2 * self.batch_size)
+        workers = min(32, os.cpu_count() or 1)  # a graphics card wants every core
+        prepared = ahead(self._prepare, paths, workers=workers, depth=2 * max(self.batch_size, workers))
+        stacked = ahead(self._stack, _chunks(prepared, self.batch_size), workers=1, depth=2)
         done = 0
-        for batch in _chunks(prepared, self.batch_size):
-            rows = self._run([pixels for _, pixels in batch])
-            for (path, _), row in zip(batch, rows, strict=True):
+        for batch, rows in ahead(self._answer, stacked, workers=1, depth=2):
+            for path, row in zip(batch, rows, strict=True):
                 yield path, writer.tags(row)
             done += len(batch)
             if progress:
@@ -77,14 +78,22 @@ class WD14:
     def _prepare(self, path: Path):
         return path, prepare(images.open_rgb(path), self.size)
 
-    def _run(self, pictures: list):
-        """Probabilities [len(pictures), tags], float32."""
+    def _stack(self, batch: list):
+        """(paths, their pixels [batch, side, side, 3])."""
         import numpy as np
 
-        count = len(pictures)
+        paths, pixels = map(list, zip(*batch))
         if self._pads:  # an export with a fixed batch takes no smaller one
-            pictures = pictures + [pictures[-1]] * (self.batch_size - count)
-        rows = self._session.run(None, {self._input: np.stack(pictures)})[0][:count]
+            pixels += [pixels[-1]] * (self.batch_size - len(paths))
+        return paths, np.stack(pixels)
+
+    def _answer(self, batch: tuple):
+        paths, pixels = batch
+        return paths, self._run(pixels)[: len(paths)]
+
+    def _run(self, pixels):
+        """Probabilities [batch, tags], float32, of pixels [batch, side, side, 3]."""
+        rows = self._session.run(None, {self._input: pixels})[0]
         if rows.shape[1] != len(self.labels) or not (rows.min() >= 0 and rows.max() <= 1):
             raise UserError(
                 f"The tagger {shown(self.name)} gave {rows.shape[1]} values from {rows.min():.3g} to "
@@ -113,7 +122,8 @@ def prepare(picture, size: int):
     square = Image.new("RGB", (side, side), (255, 255, 255))
     square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     if side != size:
-        square = square.resize((size, size), Image.Resampling.BICUBIC)
+        # Photographs are halved until they are three times as large as they shall be, which no one can tell.
+        square = square.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.ascontiguousarray(np.asarray(square, dtype=np.float32)[:, :, ::-1])
 
 
@@ -201,22 +211,6 @@ def _read_labels(path: Path) -> list[tuple[str, int]]:
     if not labels:
         raise UserError(f"{shown(path)} names no tags: fetch it again from where the model is from.")
     return labels
-
-
-def _open_session(path: Path):
-    import onnxruntime
-
-    available = onnxruntime.get_available_providers()
-    providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors; its warnings about graph details mean nothing to a user
-    # One core is left to the threads that read pictures.
-    options.intra_op_num_threads = max(1, (os.cpu_count() or 1) - 1)
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # onnxruntime raises types of its own for each kind of damage
-        reason = shown(" ".join(str(error).split()))[:160]
-        raise UserError(f"{shown(path)} cannot be loaded as an ONNX model ({reason}): fetch it again.") from error
 
 
 def _input_size(shape: Sequence, folder: Path) -> tuple[int, int]:

@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 
+import detectors
 import pytest
 from PIL import Image
 
 from trainer.dataset import aside, captions, fixes, health, images
+from trainer.dataset.faces import Faces
 from trainer.errors import UserError
 
 
@@ -59,6 +61,58 @@ def test_edits_and_removals_are_undone_newest_first(folder):
         names.append(undone[0])
         assert bytes_of(folder) == states.pop()
     assert names == ["edit again", "remove", "edit"]
+
+
+def test_what_was_undone_is_done_again_in_its_order(folder):
+    states = [bytes_of(folder)]
+    captions.write_captions(folder, {folder / "a.txt": "moss"}, "edit")
+    states.append(bytes_of(folder))
+    aside.set_aside(folder, [folder / "a.png", folder / "a.txt"], "remove")
+    states.append(bytes_of(folder))
+    make(folder, "alpha")
+    repair = fixes.plan("alpha", health.check(folder).findings)
+    states[:] = [state | {"big.png": (folder / "big.png").read_bytes()} for state in states]
+    fixes.apply(folder, repair)
+    states.append(bytes_of(folder))
+    captions.write_captions(folder, {folder / "c.txt": "moss"}, "edit again")
+    states.append(bytes_of(folder))
+    for _round in range(2):
+        for state in reversed(states[:-1]):
+            aside.undo(folder)
+            assert bytes_of(folder) == state
+        for name, state in zip(["edit", "remove", "fix alpha", "edit again"], states[1:]):
+            assert aside.redoable(folder)[0] == name
+            assert aside.redo(folder)[0] == name and bytes_of(folder) == state
+        assert aside.redo(folder) == aside.redoable(folder) == ("", [])
+
+
+@pytest.mark.parametrize("new", ["edit", "removal"])
+@pytest.mark.parametrize("undone", ["edit", "removal"])
+def test_something_new_leaves_nothing_to_redo(folder, undone, new):
+    def act(kind, name):
+        if kind == "edit":
+            captions.write_captions(folder, {folder / f"{name}.txt": "new"}, "edit")
+        else:
+            aside.set_aside(folder, [folder / f"{name}.png"], "removal")
+
+    act(undone, "a")
+    aside.undo(folder)
+    assert aside.redoable(folder)[0] == undone
+    act(new, "c")
+    assert aside.redoable(folder) == ("", [])
+    aside.undo(folder)  # nor does what stood before it come back into question
+    assert aside.redoable(folder)[0] == new and aside.redo(folder)[0] == new
+    assert aside.redo(folder) == ("", [])
+
+
+def test_redo_writes_over_nothing_new(folder):
+    make(folder, "turned")
+    fixes.apply(folder, fixes.plan("turned", health.check(folder).findings))
+    aside.undo(folder)
+    (folder / "big.png").write_bytes(b"new")
+    with pytest.raises(UserError, match="big.png has been made anew since"):
+        aside.redo(folder)
+    assert (folder / "big.png").read_bytes() == b"new" and (folder / "big.jpg").exists()
 
 
 def test_nothing_that_stands_there_now_is_written_over(folder):
@@ -117,6 +171,8 @@ def make(folder, kind):
     elif kind == "caption shared":
         noise.save(folder / "c.jpg")
         big = folder / "c.png"  # the second one is the one to rename
+    elif kind == "small face":
+        detectors.scene((1280, 1280), (960, 192), 100).save(big)
     elif kind == "small":
         big = folder / "sub/b.png"
     elif kind == "odd colours":
@@ -128,28 +184,34 @@ def make(folder, kind):
         text = {"empty caption": "", "trigger missing": "hat", "long caption": "moss" + ", hat" * 80}.get(kind)
         if kind == "caption unreadable":
             (folder / "big.txt").write_bytes(b"\xe9")
+        elif kind == "encodings":
+            (folder / "big.txt").write_bytes("größer\r\n".encode("utf-16"))
         elif text is not None:
             (folder / "big.txt").write_text(text)
     return big
 
 
 @pytest.mark.parametrize("kind", fixes.FIXES)
-def test_every_fix_mends_what_it_is_for_and_is_undone(folder, kind):
+def test_every_fix_mends_what_it_is_for_and_is_undone(folder, tmp_path, kind):
     trouble = make(folder, kind)
     before = bytes_of(folder)
     resolution = 128 if kind == "cropped" else 512
 
+    faces = Faces(str(detectors.yolo(tmp_path / "face.onnx"))) if kind == "small face" else None
+
     def found():
         trigger = "moss" if kind == "trigger missing" else ""
-        report = health.check(folder, trigger=trigger, resolution=resolution)
+        report = health.check(folder, trigger=trigger, resolution=resolution, faces=faces)
         either = kind in ("near duplicate", "duplicate")  # of two that are alike, either may go
         return [finding for finding in report.findings if finding.kind == kind and (either or finding.file == trouble)]
 
     assert found()
-    repair = fixes.plan(kind, found(), fixes.Settings(trigger="moss", resolution=resolution))
+    repair = fixes.plan(kind, found(), fixes.Settings(trigger="moss", resolution=resolution, faces=faces))
     assert bytes_of(folder) == before  # a plan is only a plan
     fixes.apply(folder, repair)
     assert not found() and bytes_of(folder) != before
+    if kind == "encodings":
+        assert (folder / "big.txt").read_bytes() == "größer\r\n".encode()
     aside.undo(folder)
     assert bytes_of(folder) == before
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from trainer.dataset import buckets, images, prepare, sheet, splitting, suggest
+from trainer.dataset import buckets, crops, images, prepare, sheet, splitting, suggest
 from trainer.dataset.images import Picture
 from trainer.dataset.measure import Looks
 from trainer.errors import UserError
@@ -66,12 +66,12 @@ def test_everything_is_upright_srgb_and_its_origin_known(folder, tmp_path):
 
 def test_crops(folder, tmp_path):
     picture = images.open_rgb(folder / "right.png")
-    assert prepare.centre(picture, 1.0) == (100, 0, 300, 200)
-    left, top, right, bottom = prepare.salient(picture, 1.0)
+    assert crops.centre(picture, 1.0) == (100, 0, 300, 200)
+    left, top, right, bottom = crops.salient(picture, 1.0)
     assert (top, bottom, right - left) == (0, 200, 200) and left <= 330 and right >= 390
-    assert prepare.salient(picture.transpose(Image.Transpose.ROTATE_90), 1.0)[1] <= 10
-    assert prepare.salient(Image.new("RGB", (30, 10)), 1.0) == (10, 0, 20, 10)
-    assert prepare.salient(picture, 2.0) == (0, 0, 400, 200)
+    assert crops.salient(picture.transpose(Image.Transpose.ROTATE_90), 1.0)[1] <= 10
+    assert crops.salient(Image.new("RGB", (30, 10)), 1.0) == (10, 0, 20, 10)
+    assert crops.salient(picture, 2.0) == (0, 0, 400, 200)
     made = prepare.prepare(folder, tmp_path / "new", prepare.Recipe(crop="salient", ratio="1:1", longest=50))
     assert {one.scaled for one in made} == {(50, 50), (40, 40)}
     bucketed = prepare.Recipe(crop="centre", resolution=128)
@@ -80,7 +80,8 @@ def test_crops(folder, tmp_path):
 
 def test_what_cannot_be_prepared_is_said_before_anything_is_written(folder, tmp_path):
     for recipe, said in [
-        (prepare.Recipe(crop="face"), "Unknown crop"),
+        (prepare.Recipe(crop="faces"), "did you mean 'face'"),
+        (prepare.Recipe(crop="face", detector="none.onnx"), "none at none.onnx"),
         (prepare.Recipe(crop="centre", ratio="wide"), "no shape"),
         (prepare.Recipe(crop="centre", ratio="1:0"), "no shape"),
     ]:
@@ -91,6 +92,31 @@ def test_what_cannot_be_prepared_is_said_before_anything_is_written(folder, tmp_
     with pytest.raises(UserError, match="lies in the folder"):
         prepare.prepare(folder, folder / "new", prepare.Recipe())
     assert not (tmp_path / "new").exists()
+
+
+def test_an_upscaler_fills_the_bucket_of_what_is_smaller_than_it(folder, tmp_path):
+    asked = []
+
+    def enlarge(picture, size):
+        asked.append((picture.size, size))
+        return picture.resize(size)
+
+    upscaler = prepare.Upscaler("net.pth", enlarge)
+    recipe = prepare.Recipe(masks=True, resolution=128)
+    made = {one.source: one for one in prepare.prepare(folder, tmp_path / "new", recipe, upscaler=upscaler)}
+    assert asked == [((100, 100), (128, 128)), ((40, 40), (128, 128)), ((40, 40), (128, 128))]
+    assert made["cut.webp"].scaled == (128, 128) and made["cut.webp"].steps == ("enlarged 1.28 times by net.pth",)
+    assert made["right.png"].scaled == (400, 200) and made["right.png"].steps == ()
+    assert Image.open(tmp_path / "new/.masks/cut.png").size == (128, 128)
+
+
+def test_the_new_folder_is_whole_or_not_there(folder, tmp_path):
+    def interrupted(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare.prepare(folder, tmp_path / "new", prepare.Recipe(), progress=interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 # ── held-out split ──────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer import families
 from trainer.errors import UserError
+from trainer.families import checkpoint_file
 
 
 @pytest.fixture
@@ -126,8 +127,38 @@ def test_a_folder_with_a_cut_off_part(folders, tmp_path):
     shutil.copytree(folders["sd15"], tmp_path / "base")
     weights = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="unet cannot be loaded"):
+    with pytest.raises(UserError, match=r"unet.diffusion_pytorch_model.safetensors is not a whole safetensors file"):
         families.load(str(tmp_path / "base"))
+    weights.unlink()
+    with pytest.raises(UserError, match="unet holds no diffusion_pytorch_model.safetensors: download"):
+        families.load(str(tmp_path / "base"))
+
+
+def test_a_folder_in_shards_with_leftovers_of_training(folders, tmp_path):
+    shutil.copytree(folders["sd15"], tmp_path / "base")
+    whole = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(whole)
+    whole.unlink()
+    for number in (0, 1):
+        part = {key: state[key] for key in sorted(state)[number::2]}
+        save_file(part, whole.with_name(f"diffusion_pytorch_model-0000{number + 1}-of-00002.safetensors"))
+    zeros = {key: torch.zeros_like(weight) for key, weight in state.items()}
+    save_file(zeros, whole.with_name("diffusion_pytorch_model.non_ema.safetensors"))
+    save_file(zeros, whole.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    found = families.load(str(tmp_path / "base"))
+    assert all(weight.equal(state[key]) for key, weight in found.unet.state_dict().items())
+
+
+def test_a_file_is_mapped_anew_while_it_is_read(folders, monkeypatch):
+    """What was read through a map stays in memory as long as the map: there must be many of a large file."""
+    maps = []
+    before = checkpoint_file._Safetensors._map
+    monkeypatch.setattr(checkpoint_file, "MAP", 10_000)
+    monkeypatch.setattr(checkpoint_file._Safetensors, "_map", lambda self: (maps.append(1), before(self)))
+    found = families.load(str(folders["sd15"]), dtype=torch.bfloat16)
+    state = load_file(folders["sd15"] / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(weight.equal(state[key].bfloat16()) for key, weight in found.unet.state_dict().items())
+    assert len(maps) > 3
 
 
 # ── single files ────────────────────────────────────────────────────────────────────────────────────────

@@ -258,3 +258,23 @@ def full_size(family_name: str):
         tokenizers=[],
         alphas_cumprod=torch.ones(1000),
     )
+
+
+def full_size_folder(folder: Path, family: str) -> Path:
+    """The published architecture as a diffusers folder without a single weight: enough to count what it takes."""
+    from diffusers import AutoencoderKL
+
+    model = full_size(family)
+    model.unet.save_config(folder / "unet")
+    for part, encoder in zip(model.family.text_components, model.text_encoders, strict=True):
+        encoder.config.save_pretrained(folder / part)
+        write_tokenizer(folder / part.replace("text_encoder", "tokenizer"))
+    with torch.device("meta"):
+        decoder = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    decoder.save_config(folder / "vae")
+    return folder

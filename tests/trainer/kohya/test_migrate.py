@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from trainer import __main__ as command_line
 from trainer import kohya, presets
 from trainer.config import settings
 from trainer.errors import UserError
+from trainer.examples import load_examples
 from trainer.kohya import arguments as known
 from trainer.kohya.migrate import as_kohya, translate
 from trainer.kohya.sources import read_source
@@ -140,11 +142,82 @@ def test_a_training_file_with_its_dataset(tmp_path):
     assert made.values["data.resolution"] == 768
     assert made.values["loop.batch_size"] == 3
     assert (made.values["data.trigger"], made.values["data.class_word"]) == ("moss", "cat")
-    assert made.values["data.folder"] == "pictures"
+    assert (made.values["data.folder"], made.values["data.repeats"]) == ("pictures/moss", 4)
+    assert made.values["data.more_folders"] == ("pictures/fern*1.5",)
     reasons = {line.name: line.what for line in made.unequal}
     assert "epochs" in reasons["max_train_steps"]
     assert "1024" in reasons["network_dim"]
-    assert "differs" in reasons["num_repeats"]
+    assert "num_repeats" not in reasons
+
+
+SUBSETS = """
+[general]
+caption_extension = ".txt"
+bucket_reso_steps = 32
+min_bucket_reso = 32
+[[datasets]]
+resolution = 64
+  [[datasets.subsets]]
+  image_dir = "10_moss girl"
+  num_repeats = 3
+  [[datasets.subsets]]
+  image_dir = "hats"
+  num_repeats = 7
+  keep_tokens = 2
+  [[datasets.subsets]]
+  image_dir = "5_two"
+  num_repeats = 5
+  [[datasets.subsets]]
+  image_dir = "regular"
+  is_reg = true
+  [[datasets]]
+  resolution = 64
+  [[datasets.subsets]]
+  image_dir = "hats"
+  num_repeats = 2
+"""
+
+
+def test_every_folder_of_a_dataset_counts_as_often_as_there(tmp_path, monkeypatch):
+    """Also where a folder's name says other repeats: it counts here, and not in a dataset file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("10_moss girl", "hats", "5_two", "regular"):
+        trainees.draw_pictures(tmp_path / name, [(64 + 8 * len(name), 64)])
+    made = imported(tmp_path, "data.toml", SUBSETS)
+    config = presets.layer(made.values)
+    assert {e.folder: e.repeats for e in load_examples(config.data) if e.role == "training"} == {
+        "hats": 9, "10_moss girl": 3, "5_two": 5
+    }  # fmt: skip
+    assert made.values["data.regularisation"] == "regular"
+    (one,) = made.unequal
+    assert (one.name, one.value) == ("keep_tokens", "left out, 2, left out, left out")
+    assert imported(tmp_path, "again.sh", as_kohya(config, xl=False)).values["data.more_folders"] == (
+        config.data.more_folders
+    )
+
+
+def test_a_folder_whose_name_contradicts_its_file_is_told(tmp_path):
+    one = '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "img/10_moss"\nnum_repeats = 3\n'
+    made = imported(tmp_path, "data.toml", one)
+    assert "data.repeats" not in made.values
+    assert "says 10 here: rename" in next(line.what for line in made.unequal if line.name == "num_repeats")
+
+
+def test_a_dataset_file_that_the_gui_names_is_read(tmp_path):
+    (tmp_path / "data.toml").write_text(SUBSETS)
+    made = imported(tmp_path, "mine.json", json.dumps(GUI | {"dataset_config": "data.toml", "train_data_dir": ""}))
+    assert made.values["data.folder"] == "hats" and len(made.values["data.more_folders"]) == 2
+    assert made.values["adapter.rank"] == 16
+
+
+def test_sub_folders_in_kohyas_way_are_folders_of_the_dataset_file(tmp_path):
+    for name in ("10_moss girl", "3_hat"):
+        trainees.draw_pictures(tmp_path / "img" / name, [(64 + 8 * len(name), 64)])
+    script = as_kohya(presets.layer({"data.folder": str(tmp_path / "img"), "model.quantize": "nf4"}), xl=False)
+    assert script.count("[[datasets.subsets]]") == 2
+    subsets = tomllib.loads(script.split("<<'TOML'\n")[1].split("\nTOML")[0])["datasets"][0]["subsets"]
+    assert [(s["num_repeats"], s["class_tokens"]) for s in subsets] == [(10, "moss girl"), (3, "hat")]
+    assert "like model.quantize = nf4" in script and "fp8_base" not in script
 
 
 def test_a_dataset_alone_says_nothing_about_training(tmp_path):
@@ -186,6 +259,8 @@ CHANGED = {
     "data.class_word": "cat",
     "data.upscale": False,
     "data.repeats": 3,
+    "data.more_folders": ["pictures/10_fern*0.3", "more"],
+    "model.quantize": "fp8",
     "data.caption_dropout": 0.05,
     "adapter.text_encoder": False,
     "adapter.save_precision": "fp32",
@@ -206,7 +281,9 @@ def test_out_and_in_again_is_the_same(name, tmp_path):
     config = presets.layer(presets.load(name).values if name else {}, CHANGED if not name else {"data.folder": "x"})
     made = imported(tmp_path, "train.sh", as_kohya(config, xl=False))
     back = presets.flatten(presets.layer(made.values).model_dump())
-    there = {entry.path for entry in settings() if entry.kohya} - {"model.attention"}  # auto is sdpa there
+    there = {entry.path for entry in settings() if entry.kohya} - {"model.attention"} | {
+        "data.more_folders"
+    }  # auto is sdpa there
     ours = presets.flatten(config.model_dump())
     assert {path: back[path] for path in there} == {path: ours[path] for path in there}
     assert not made.unequal

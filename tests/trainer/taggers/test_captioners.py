@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertTokenizerFast,
@@ -183,3 +184,13 @@ def test_a_damaged_model_is_one_sentence(tmp_path):
     (folder / "config.json").write_text(json.dumps([]))
     with pytest.raises(UserError, match="names no model_type"):
         get(f"blip:{folder}")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_weights_under_other_names_are_not_replaced_by_noise(tmp_path, name):
+    """As the first Florence-2, whose code is its own, would load: the library draws what it does not find."""
+    folder = MAKERS[name](tmp_path / "old")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({f"first.{key}": value for key, value in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="lacks .* weights, such as .*: take a release in the layout"):
+        get(f"{FAMILY[name]}:{folder}")

@@ -155,6 +155,15 @@ def test_a_broken_picture_is_named(tmp_path, model):
         list(WD14(model).tag([tmp_path / "a.png"]))
 
 
+def test_what_was_answered_before_a_broken_picture_is_given_first(tmp_path, model):
+    paths = [picture(tmp_path / f"{i:02}.png", "red") for i in range(11)]
+    paths[9].write_bytes(b"")
+    seen = []
+    with pytest.raises(UserError, match="09.png is empty"):
+        seen += (path for path, _ in WD14(model, batch_size=2).tag(paths))
+    assert seen == paths[:8]
+
+
 def test_stopping_early_leaves_no_threads_waiting(tmp_path, model):
     paths = [picture(tmp_path / f"{i}.png", "red") for i in range(30)]
     results = WD14(model, batch_size=2).tag(paths)

@@ -1,0 +1,34 @@
+"""What a dataset page knows of its folder is asked again only where a file has changed, and is right all the same."""
+
+from trainees import draw_pictures
+
+from studio import contents, panels
+from studio.counting import Counting
+from trainer.dataset import health
+
+
+def test_after_every_kind_of_change_it_is_what_a_fresh_look_would_be(here):
+    folder = draw_pictures(here / "datasets" / "moss")
+
+    def lone_caption():
+        (folder / "99.txt").write_text("moss, of no picture")
+
+    changes = [
+        lambda: None,
+        lambda: (folder / "00.txt").write_text("hat, sitting"),
+        lambda: (folder / "01.txt").unlink(),
+        lambda: (folder / "02.txt").write_bytes(b"\xff\xfe\xff"),
+        lone_caption,
+        lambda: (folder / "03.png").write_bytes((folder / "04.png").read_bytes()),
+        lambda: (folder / "04.png").write_bytes(b"broken"),
+    ]
+    seen = []
+    for change in changes:
+        change()
+        stamp = panels.stamp(folder)
+        found = contents.of(folder.as_posix(), stamp)
+        known = contents.health_of(folder.as_posix(), "moss", stamp)
+        assert known == health.check(folder, trigger="moss")
+        assert [one.path for one in contents.items(folder.as_posix(), stamp, Counting(""))] == found.pictures
+        seen.append((stamp, known.score))
+    assert len(set(seen)) == len(changes), "every change was noticed"

@@ -1,0 +1,76 @@
+"""What the trainer says is shown in the reader's language, made from the patterns that stand in its source."""
+
+import pytest
+from trainees import draw_pictures
+
+from studio import language, sentences, text
+from trainer import checks, presets
+from trainer.cells import Row
+from trainer.dataset import health
+from trainer.errors import UserError
+from trainer.recommend import recommend
+
+
+@pytest.fixture
+def chinese(monkeypatch):
+    monkeypatch.setattr(language, "current", lambda: "zh_CN")
+
+
+def reads_chinese(said: str) -> bool:
+    return any("\u4e00" <= letter <= "\u9fff" for letter in said)
+
+
+def test_problems_come_with_their_numbers(chinese):
+    config = presets.layer(
+        {"adapter.rank": 4, "adapter.alpha": 64, "optimizer.learning_rate": 2, "data.bucket_max": 256}
+    )
+    problems = checks.check(config, [])
+    assert len(problems) >= 3
+    for problem in problems:
+        assert reads_chinese(sentences.said(problem.reason)), problem.reason
+    alpha = next(problem.reason for problem in problems if problem.setting == "adapter.alpha")
+    assert sentences.said(alpha) == "alpha 64 大于 dim 4，会把 LoRA 放大 16 倍并烧坏它。"
+
+
+def test_findings_of_a_real_folder(chinese, here):
+    folder = draw_pictures(here / "moss")
+    (folder / "00.txt").unlink()
+    (folder / "01.txt").write_text("hat")
+    (folder / "02.png").write_bytes((folder / "03.png").read_bytes())
+    found = health.check(folder, trigger="moss").findings
+    assert {"few", "no caption", "trigger missing", "duplicate"} <= {finding.kind for finding in found}
+    for finding in found:
+        assert reads_chinese(sentences.said(finding.what)), finding.what
+        assert reads_chinese(sentences.said(finding.remedy)), finding.remedy
+
+
+def test_a_recommendation_is_put_together_from_its_parts(chinese):
+    values = [(0.1, 0.0), (0.5, 0.02), (0.9, 0.02), (0.9, 0.5), (0.9, 0.6)]
+    rows = [
+        Row(at, 1.0, {"likeness": like, "bleed": bleed, "diversity": 0.6}) for at, (like, bleed) in enumerate(values)
+    ]
+    said = sentences.said(recommend(rows)["reason"])
+    assert said.startswith("第 2 轮：") and not any(letter.isalpha() and letter.isascii() for letter in said)
+
+
+def test_errors_are_translated_where_they_are_shown_and_unknown_ones_stay(chinese):
+    assert "没有提示词" in text.escape(
+        UserError("my.toml holds no prompts: write each as a [[prompt]] table with name and prompt.")
+    )
+    assert sentences.said("Nobody ever wrote this sentence down.") == "Nobody ever wrote this sentence down."
+    assert sentences.said("moss and fern") == "moss and fern", "what people write is not translated"
+
+
+def test_english_is_left_alone():
+    assert sentences.said("alpha 64 is above dim 4") == "alpha 64 is above dim 4"
+
+
+def test_patterns_are_read_from_the_source():
+    import ast
+
+    source = """
+def rule(a):
+    "Not this."
+    return f"{a.rank:g} of {sum(a.b)} is {{odd}}, and {a.rank} stays", "key.only"
+"""
+    assert list(sentences.patterns(ast.parse(source), True)) == ["{rank} of {sum} is {{odd}}, and {rank2} stays"]
