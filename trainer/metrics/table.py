@@ -207,8 +207,8 @@ METRICS: dict[str, Metric] = {
         "Loss",
         "How far the model is from removing noise from training pictures, at the same noise and time steps for every "
         "row (the training loss without its luck).",
-        "It falls as long as anything is learned by heart, so with enough training the lowest is overcooked. Compare rows of one "
-        "run only.",
+        "It falls as long as anything is learned by heart, so with enough training the lowest is overcooked. Compare "
+        "rows of one run only.",
         "lower",
         of_row=loss,
         needs="losses",
