@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -267,6 +268,24 @@ def test_the_clip_vector_is_the_models_own(clip_folder):
         )
     assert clip.picture(picture) == pytest.approx(output.image_embeds[0].cpu().numpy(), abs=1e-5)
     assert clip.text("hat") == pytest.approx(output.text_embeds[0].cpu().numpy(), abs=1e-5)
+
+
+def test_a_hub_id_means_the_model_in_the_hubs_cache(tmp_path, clip_folder):
+    """With its own preprocessing. Nothing is fetched."""
+    model = tmp_path / "hub" / "models--somebody--clip"
+    shutil.copytree(clip_folder, model / "snapshots" / "abc")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("abc")
+    code = (
+        "from pathlib import Path; from PIL import Image; from trainer.metrics import Clip\n"
+        "clip = Clip(Path('somebody/clip'))\n"
+        "print(clip.how(Image.new('RGB', (40, 40), 'black')).min())\n"
+        "Clip(Path('somebody/else'))\n"
+    )
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert float(done.stdout) == -0.5 / 0.25, done.stderr
+    assert "somebody/else holds no CLIP model" in done.stderr
 
 
 def test_a_folder_without_clip_is_refused_by_name(tmp_path, overcooked):

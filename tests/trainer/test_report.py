@@ -218,6 +218,38 @@ def test_rows_of_a_second_run_have_their_own_names_and_curves(tmp_path, open_pag
     assert page.locator(".curve svg path").first.get_attribute("d").count("M") == 2
     cell(page, 2, 0).click()
     assert page.locator("#where").inner_text().startswith("fern epoch 1")
+    page.keyboard.press("Escape")
+    under = page.locator(".curve svg text").all_text_contents()
+    assert "moss" in under and "fern" in under
+
+
+def test_a_second_base_stands_above_its_run_and_is_what_that_is_compared_with(tmp_path, open_page):
+    evaluation = make(tmp_path)
+    evaluation.epochs, evaluation.labels = [0, 1, -1, 2], {2: "fern epoch 1", -1: "fern base"}
+    for one in [one for one in evaluation.cells if one.epoch == 0]:
+        file = one.file.replace("-0-", "-other-")
+        Image.new("RGB", (128, 128), "orange").save(tmp_path / file)
+        evaluation.cells.append(Rendered(one.column, -1, one.strength, one.seed, file, "x\nSteps: 20"))
+    page = open_page(write_report(evaluation, tmp_path))
+    names = page.locator("tbody th b").all_inner_texts()
+    assert [name.strip() for name in names] == ["base", "epoch 1", "fern base", "fern epoch 1 ★"]
+    assert [note.strip() for note in page.locator("tbody th small").all_inner_texts()] == ["no LoRA", "no LoRA"]
+    cell(page, 3, 0).click()
+    page.keyboard.press("b")
+    assert page.locator("#before").inner_text() == "fern base"
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("ArrowUp")
+    assert page.locator("#before").inner_text() == "base"
+    assert page.locator("#where").inner_text().startswith("epoch 1")
+
+
+def test_the_strength_of_each_curve_stands_behind_it(tmp_path, open_page):
+    evaluation = make(tmp_path, strengths=(0.5, 1.0))
+    for row in evaluation.rows:
+        row.scores["likeness"] += 0.5 * row.strength * row.epoch
+    page = open_page(write_report(evaluation, tmp_path))
+    first = page.locator(".curve svg").first.locator("text").all_text_contents()
+    assert "× 0.5" in first and "× 1" in first
 
 
 def test_zoom_and_place_stay_while_prompts_and_epochs_change(tmp_path, open_page):

@@ -27,8 +27,8 @@ def evaluate(
     x: Annotated[str, typer.Option(help="A free axis: any field of a cell, such as cfg=5,7 or epoch=1,5.")] = "",
     y: Annotated[str, typer.Option(help="A second one, such as sampler=Euler,DPM++ 2M Karras.")] = "",
     z: Annotated[str, typer.Option(help="A third one, such as hires.denoise=0.4,0.6 or strength=0.6,1.")] = "",
-    clip: Annotated[str, typer.Option(help="Folder of a CLIP model, for likeness scores.")] = "",
-    dino: Annotated[str, typer.Option(help="Folder of a DINO model, for a second opinion on likeness.")] = "",
+    clip: Annotated[str, typer.Option(help="Folder (or fetched hub id) of a CLIP model, for likeness scores.")] = "",
+    dino: Annotated[str, typer.Option(help="Folder (or fetched hub id) of a DINO model, for a second opinion.")] = "",
     aesthetic: Annotated[str, typer.Option(help="File of an aesthetic predictor made for that CLIP.")] = "",
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="How it is rendered, over the run's own: evaluation.steps=30.")

@@ -23,13 +23,14 @@ class Clip:
 
         try:
             with quietly():
-                self.model = CLIPModel.from_pretrained(folder, local_files_only=True).eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+                self.model = CLIPModel.from_pretrained(_name(folder), local_files_only=True).eval()
+            self.tokenizer = AutoTokenizer.from_pretrained(_name(folder), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"{folder} holds no CLIP model that can be loaded ({first}): "
-                "choose a folder with config.json, model.safetensors and the tokenizer's files."
+                "choose a folder with config.json, model.safetensors and the tokenizer's files, or the hub id of a "
+                "model that has been fetched already."
             ) from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self.device)
@@ -67,13 +68,14 @@ class Dino:
 
         try:
             with quietly():
-                self.model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+                self.model = AutoModel.from_pretrained(_name(folder), local_files_only=True).eval()
             size = self.model.config.image_size
         except (OSError, ValueError, KeyError, AttributeError) as error:
             first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
                 f"{folder} holds no DINO model that can be loaded ({first}): "
-                "choose a folder with config.json and model.safetensors, such as that of dino-vits16."
+                "choose a folder with config.json and model.safetensors, such as that of dino-vits16, or the hub id "
+                "of a model that has been fetched already."
             ) from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self.device)
@@ -127,6 +129,22 @@ def _layers(file: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         raise UserError(f"{file} cannot be read as an aesthetic predictor ({type(error).__name__}).") from error
 
 
+def _name(folder: Path) -> str:
+    """The folder, or the hub id that was written as one."""
+    return str(folder) if folder.is_dir() else folder.as_posix()
+
+
+def _preprocessor(folder: Path) -> dict:
+    """preprocessor_config.json as it is, of a folder or of a model in the hub's cache; empty where there is none."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(_name(folder), "preprocessor_config.json", local_files_only=True)
+    except OSError:
+        return {}
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
 def _unit(features) -> np.ndarray:
     """[1, d] tensor, or the output object that newer transformers wrap it in, to a unit vector [d]."""
     features = getattr(features, "pooler_output", features)
@@ -144,8 +162,7 @@ def _preprocessing(
 
     Done here because transformers' fast image processor needs torchvision.
     """
-    path = folder / "preprocessor_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = _preprocessor(folder)
     crop = config.get("crop_size", image_size)  # DINOv2's position embeddings are larger than what it is shown
     image_size = crop["height"] if isinstance(crop, dict) else crop
     mean = np.array(config.get("image_mean", mean), np.float32)
