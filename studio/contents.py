@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 
+from studio.counting import Counting
+from studio.language import _
 from trainer.dataset import captions, duplicates, health, images, index, tags
 from trainer.dataset.query import Item
 from trainer.errors import UserError
@@ -43,7 +46,7 @@ def health_of(folder: str, trigger: str, stamp: tuple[str, str]) -> health.Healt
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)  # nobody changes them, and copies of 10,000 take long
-def items(folder: str, stamp: tuple[str, str]) -> list[Item]:
+def items(folder: str, stamp: tuple[str, str], counting: Counting) -> list[Item]:
     """The pictures as filters see them, those with an unreadable caption as ones without."""
     found = of(folder, stamp)
     sizes = survey(folder, stamp[0])
@@ -51,12 +54,17 @@ def items(folder: str, stamp: tuple[str, str]) -> list[Item]:
     for finding in health_of(folder, found.trigger, stamp).findings:
         if finding.file is not None:
             issues.setdefault(finding.file, set()).add(finding.kind)
-    return [item(path, found.texts.get(path.as_posix()), sizes.get(path), issues.get(path)) for path in found.pictures]
+    texts = [found.texts.get(path.as_posix()) for path in found.pictures]
+    numbers = counting.count([text or "" for text in texts])
+    return [
+        item(path, text, sizes.get(path), issues.get(path), number)
+        for path, text, number in zip(found.pictures, texts, numbers)
+    ]
 
 
-def item(path: Path, text: str | None, picture: images.Picture | None, issues: set[str] | None) -> Item:
+def item(path: Path, text: str | None, picture: images.Picture | None, issues: set[str] | None, tokens: int) -> Item:
     measured = (picture.width, picture.height, picture.bytes) if picture else ()  # a broken file has no size
-    return Item(path, text, *measured, issues=frozenset(issues or ()))
+    return Item(path, text, *measured, issues=frozenset(issues or ()), tokens=tokens)
 
 
 @st.cache_data(max_entries=20, show_spinner=False)
@@ -66,6 +74,28 @@ def survey(folder: str, pictures: str) -> dict[Path, images.Picture]:
         return {picture.path: picture for picture in index.survey(Path(folder))[0]}
     except UserError:
         return {}
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def _looked_at() -> set[tuple[str, str]]:
+    return set()
+
+
+def look(folder: str, pictures: str) -> None:
+    """Fill the folder's index, with a bar while that takes time; whoever turns away loses nothing of it."""
+    if (folder, pictures) in _looked_at():
+        return
+    bar = st.empty()
+
+    def progress(done: int, total: int) -> None:
+        text = _("Looking at every picture …") + " " + _("{n} of {total}").format(n=done, total=total)
+        if done < total:
+            bar.progress(done / total, text)
+
+    with suppress(UserError):  # no picture at all, which the page says
+        index.survey(Path(folder), progress=progress)
+    bar.empty()
+    _looked_at().add((folder, pictures))
 
 
 @st.cache_data(max_entries=20, show_spinner=False)

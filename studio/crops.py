@@ -1,9 +1,10 @@
-"""Where each picture ends up: its bucket, and what the crop takes away."""
+"""Where each picture ends up: its bucket, and what the crop takes away, of every picture."""
 
 from __future__ import annotations
 
 import base64
 import html
+from collections import Counter
 
 import streamlit as st
 
@@ -15,7 +16,7 @@ from trainer.dataset import buckets
 from trainer.dataset.images import Picture
 
 RESOLUTIONS = (512, 768, 1024)
-SHOWN = 24  # crops
+SHOWN = 24  # crops at once
 SIDE = 160  # px
 STYLE = """<style>
 .crops { display: flex; flex-wrap: wrap; gap: 14px; }
@@ -27,7 +28,7 @@ STYLE = """<style>
 
 
 def show(pictures: list[Picture]) -> None:
-    """Buckets at a resolution, and the pictures that lose most to theirs with the kept part outlined."""
+    """Buckets at a resolution, and what of each picture is kept; those that lose most come first."""
     resolution = st.segmented_control(
         _("Resolution"), RESOLUTIONS, default=RESOLUTIONS[0], required=True, key="crop resolution"
     )
@@ -37,20 +38,23 @@ def show(pictures: list[Picture]) -> None:
         (one, buckets.place(one.width, one.height, shapes, upscale=usual.upscale, step=usual.bucket_step))
         for one in pictures
     ]
-    sizes: dict[tuple[int, int], int] = {}
-    for _one, placement in placed:
-        sizes[placement.bucket] = sizes.get(placement.bucket, 0) + 1
-    with st.container(horizontal=True, gap="xsmall"):
-        for (wide, high), number in sorted(sizes.items(), key=lambda item: -item[1]):
-            st.badge(escape(f"{wide}×{high}: {plural(number, 'picture')}"), color="gray")
-    cropped = sorted((pair for pair in placed if pair[1].lost > 0), key=lambda pair: -pair[1].lost)
-    if not cropped:
+    sizes = Counter(placement.bucket for _one, placement in placed)
+    bucket = st.pills(
+        _("Buckets"),
+        [size for size, _number in sizes.most_common()],
+        key=f"crop bucket {resolution}",
+        format_func=lambda size: escape(f"{size[0]}×{size[1]}: {plural(sizes[size], 'picture')}"),
+        help=_("Choose one to see all of its pictures."),
+    )
+    wanted = [pair for pair in placed if (pair[1].bucket == bucket if bucket else pair[1].lost > 0)]
+    if not wanted:
         st.caption(_("Every picture fits its bucket: nothing is cut off."))
         return
-    figures = [figure(one, placement) for one, placement in cropped[:SHOWN]]
+    wanted.sort(key=lambda pair: -pair[1].lost)
+    pages = -(-len(wanted) // SHOWN)
+    page = st.pagination(pages, key=f"crop page {resolution} {bucket} {pages}") if pages > 1 else 1
+    figures = [figure(one, placement) for one, placement in wanted[(page - 1) * SHOWN : page * SHOWN]]
     st.html(f'{STYLE}<div class="crops">{"".join(figures)}</div>')
-    if len(cropped) > SHOWN:
-        st.caption(_("… and {n} more").format(n=len(cropped) - SHOWN))
 
 
 def figure(picture: Picture, placement: buckets.Placement) -> str:

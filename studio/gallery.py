@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import streamlit as st
 
 from studio import panels
+from studio.counting import Counting, limit
 from studio.language import _
 from trainer.dataset import captions
 
 PARTS = Path(__file__).parent / "components"
 THUMBNAIL = 320  # longest side, px
-WINDOW = 75  # tokens of CLIP's window; longer captions take two or three of them
 SUGGESTIONS = 2000  # tags that are offered while one types
 
 _gallery = st.components.v2.component(
@@ -32,6 +31,7 @@ def show(
     texts: dict[str, str | None],
     tags: dict[str, int],
     marks: Mapping[Path, list[str]],
+    counting: Counting,
     on_edit: Callable,
     on_open: Callable,
 ) -> None:
@@ -39,15 +39,22 @@ def show(
 
     `on_edit(key)` is called when somebody has changed a caption, `on_open(key)` when one is to be cropped or masked.
     """
+    numbers = counting.count([texts.get(path.as_posix()) or "" for path in pictures])
     data = {
-        "items": [_item(path, texts) | {"marks": marks.get(path, [])} for path in pictures],
+        "items": [_item(path, texts, number, marks.get(path, [])) for path, number in zip(pictures, numbers)],
         "vocabulary": list(tags.items())[:SUGGESTIONS],
-        "words": _words(),
+        "exact": bool(counting.folder),
+        "words": _words(counting),
     }
     _gallery(data=data, key=key, on_edit_change=lambda: on_edit(key), on_open_change=lambda: on_open(key))
 
 
-def _words() -> dict[str, str]:
+def _words(counting: Counting) -> dict[str, str]:
+    counted = _("Tokens of the caption, counted with the tokenizer of {base}; 75 fill one window of the text encoder")
+    estimated = _(
+        "About how many tokens the caption takes, since no tokenizer of {base} is at hand; 75 fill one window of the "
+        "text encoder"
+    )
     return {
         "add": _("add a tag …"),
         "tags": _("Tags that fit"),
@@ -58,16 +65,15 @@ def _words() -> dict[str, str]:
         "open": _("Crop and mask"),
         "broken": _("This picture cannot be read."),
         "unreadable": _("Its caption cannot be read."),
-        "tokens": _("About how many tokens the caption takes of the 75 in one window of the text encoder"),
+        "tokens": (counted if counting.folder else estimated).format(base=counting.name),
     }
 
 
-def _item(path: Path, texts: dict[str, str | None]) -> dict:
+def _item(path: Path, texts: dict[str, str | None], tokens: int, marks: list[str]) -> dict:
     small = panels.thumbnail(path, THUMBNAIL)
     source = "data:image/webp;base64," + base64.b64encode(small.read_bytes()).decode() if small else ""
     readable = path.as_posix() in texts
     text = (texts[path.as_posix()] or "") if readable else None
-    tokens = estimate_tokens(text or "")
     return {
         "id": path.as_posix(),
         "name": path.name,
@@ -75,15 +81,6 @@ def _item(path: Path, texts: dict[str, str | None]) -> dict:
         "text": text,
         "tags": captions.split(text or ""),
         "tokens": tokens,
-        "limit": WINDOW * max(1, min(3, -(-tokens // WINDOW))),
+        "limit": limit(tokens),
+        "marks": marks,
     }
-
-
-def estimate_tokens(text: str) -> int:
-    """About how many tokens CLIP makes of a text, without its vocabulary.
-
-    Its splitting into words, digits and punctuation is followed exactly; words longer than eight letters are
-    taken for two pieces, longer than fourteen for three.
-    """
-    pieces = re.findall(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|[^\s\w]+|_", text.lower())
-    return sum(1 + (len(piece) > 8) + (len(piece) > 14) for piece in pieces)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from studio.language import _, plural
 from studio.text import escape
 from trainer import files
 from trainer.config import DataConfig
-from trainer.dataset import buckets, byhand
+from trainer.dataset import buckets, byhand, masks
 from trainer.dataset.buckets import Box
 from trainer.dataset.images import Picture
 from trainer.errors import UserError
@@ -86,6 +87,7 @@ def show(folder: Path, path: Path, shown: Sequence[Path], size: Picture | None) 
         "height": size.height,
         "box": boxes(folder).get(name),
         "mask": _mask(folder, name, small),
+        "version": version(folder, name),
         "buckets": buckets.make_buckets(
             resolution, min(usual.bucket_min, resolution), usual.bucket_max, usual.bucket_step
         ),
@@ -167,12 +169,15 @@ def _done(folder: Path, key: str, order: Sequence[Path]) -> None:
 
 
 def save(folder: Path, change: Mapping[str, Any]) -> str:
-    """Keep what was drawn, {"id", "box", "mask"}, and say so; "" when nothing is new.
+    """Keep what was drawn, {"id", "box", "mask", "version"}, and say so; "" when nothing is new.
 
-    Raises UserError for a picture that is not in the folder, and for a box or mask that is none.
+    Raises UserError for a picture that is not in the folder, for a box or mask that is none, and when the mask is no
+    longer the one that was painted on.
     """
     name, said = str(change.get("id", "")), []
     if "mask" in change:
+        if change.get("version", "") != version(folder, name):
+            raise UserError(_("The mask of {name} has been changed elsewhere meanwhile: reload it.").format(name=name))
         mask = read_mask(change["mask"])
         if mask.getextrema() == (255, 255):
             if byhand.remove_mask(folder, name):
@@ -183,6 +188,12 @@ def save(folder: Path, change: Mapping[str, Any]) -> str:
     if set_box(folder, name, change.get("box")):
         said.append(_("Noted the crop of {name}.").format(name=name))
     return " ".join(said)
+
+
+def version(folder: Path, name: str) -> str:
+    """Which mask the picture has now, "" for none."""
+    mask = masks.of(folder, byhand.find(folder, name))
+    return hashlib.sha256(mask.read_bytes()).hexdigest()[:16] if mask else ""
 
 
 def read_mask(text: Any) -> Image.Image:

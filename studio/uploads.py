@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 import zlib
@@ -86,6 +87,38 @@ def folder_for(name: str) -> Path:
     if not cleaned or cleaned != name.strip() or cleaned.startswith("."):
         raise UserError(_("Give the folder a plain name, such as moss-cat: letters, digits, spaces, - and _."))
     return places.DATASETS / cleaned
+
+
+def link(path: str) -> Path:
+    """Make a folder anywhere on this machine one of datasets/, as a link: its pictures stay where they are.
+
+    Raises UserError for a path that is no folder with pictures, and where links cannot be made.
+    """
+    folder = Path(path.strip()).expanduser()
+    if not folder.is_absolute() or not folder.is_dir():
+        raise UserError(_("{folder} is not a folder here: give its whole path.").format(folder=path.strip()))
+    images.some(folder)
+    own, real = places.DATASETS.resolve(), folder.resolve()
+    known = {(places.DATASETS / name).resolve() for name in places.datasets()}
+    if real in known or own in (real, *real.parents) or real in own.parents:
+        raise UserError(_("{folder} is in datasets/ already, or holds it.").format(folder=folder))
+    target = folder_for(plain(real.name).lstrip(".") or "pictures")
+    number = 1
+    while target.is_symlink() or target.exists():
+        number += 1
+        target = target.with_name(f"{plain(real.name)}-{number}")
+    try:
+        places.DATASETS.mkdir(exist_ok=True)
+        if os.name == "nt":  # links ask for rights there, junctions do not
+            import _winapi
+
+            _winapi.CreateJunction(str(real), str(target))
+        else:
+            target.symlink_to(real, target_is_directory=True)
+    except OSError as error:
+        text = _("{folder} cannot be linked in ({why}): copy its pictures into datasets/.")
+        raise UserError(text.format(folder=folder, why=error.strerror)) from error
+    return target
 
 
 def plain(name: str) -> str:

@@ -1,9 +1,9 @@
 // One picture under a crop box with handles and a mask under a brush. All texts are set as text, never as markup.
-// data: {id, name, src, width, height, box, mask, buckets, place, words}
+// data: {id, name, src, width, height, box, mask, version, buckets, place, words}
 //   width, height   of the upright picture, px; src and mask may be smaller
 //   box             [left, top, right, bottom] in those pixels, or null for all of it
-//   mask            a grey PNG, white is learned, or ""
-// Trigger "done": {id, go, box, mask?}: what was drawn, mask only if it was painted on, and where to go then.
+//   mask            a grey PNG, white is learned, or ""; version says which one
+// Trigger "done": {id, go, version, box, mask?}: what was drawn, mask only if it was painted on, and where to go then.
 
 const RED = "rgb(224, 32, 32)";
 const LEAST = 8;  // px, as the trainer has it
@@ -74,6 +74,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     root.memory = { id, steps: [], undone: [], painted: false, start: { x: left, y: top, w: right - left, h: bottom - top } };
   }
   const memory = root.memory;
+  // Only another version says that what was painted has arrived.
+  if (memory.sent && memory.sent.version !== data.version) memory.painted = memory.steps.length !== memory.sent.steps;
+  memory.sent = null;
   const choice = root.choice ??= { tool: "crop", locked: "free", size: 0.06 };  // the brush, as a share of the longer side
 
   const stage = make("div", "stage", { tabIndex: 0 });
@@ -251,6 +254,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   stage.onpointerdown = begin;
   stage.onpointermove = moved;
   stage.onpointerup = stage.onpointercancel = end;
+  // No long-press menu, and no fling after a stroke that would swallow the next tap.
+  stage.addEventListener("touchstart", event => event.preventDefault(), { passive: false });
   stage.onpointerleave = () => { ring.style.display = "none"; };
 
   // ── controls ─────────────────────────────────────────────────────────────────────────────────────────
@@ -361,9 +366,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
   function leave(go) {
     const { x, y, w, h } = whole(box());
-    const found = { id, go, box: isWhole(box()) ? null : [x, y, x + w, y + h] };
+    const found = { id, go, version: data.version, box: isWhole(box()) ? null : [x, y, x + w, y + h] };
     if (memory.painted) found.mask = grey();
-    memory.painted = false;
+    memory.sent = { version: data.version, steps: memory.steps.length };
     setTriggerValue("done", found);
   }
 

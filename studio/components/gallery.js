@@ -1,5 +1,5 @@
 // Pictures with their captions as tag chips or as free text. All texts are set as text, never as markup.
-// data: {items: [{id, name, src, text, tags, tokens, limit, marks}], vocabulary: [[tag, count], …], words: {…}}
+// data: {items: [{id, name, src, text, tags, tokens, limit, marks}], vocabulary: [[tag, count], …], exact, words: {…}}
 // Trigger "edit": {id, before, tags} or {id, before, text}; trigger "open": {id}, to crop and mask the picture.
 
 const SUGGESTED = 7;
@@ -150,7 +150,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       ? make("img", "", { src: item.src, alt: item.name })
       : make("span", "broken", { textContent: words.broken });
     const tokens = make("span", "tokens" + (item.tokens > item.limit ? " over" : ""), {
-      textContent: `≈ ${item.tokens}/${item.limit}`, title: words.tokens });
+      textContent: `${data.exact ? "" : "≈ "}${item.tokens}/${item.limit}`, title: words.tokens });
     const frame = make("div", "frame", {}, picture);
     if (item.src) {
       const open = make("button", "open", { title: `${words.open} (C)`, onclick: () => setTriggerValue("open", { id: item.id }) });

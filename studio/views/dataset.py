@@ -10,6 +10,7 @@ from studio import (
     bulk,
     completion,
     contents,
+    counting,
     crops,
     editing,
     gallery,
@@ -17,6 +18,7 @@ from studio import (
     jobs,
     mending,
     panels,
+    pasting,
     places,
     sieve,
     state,
@@ -27,7 +29,7 @@ from studio.contents import Contents
 from studio.language import _, plural
 from studio.text import escape
 from trainer import toybox
-from trainer.dataset import aside, captions, health, images, masks
+from trainer.dataset import aside, health, images, masks
 from trainer.errors import UserError
 
 PAGE = 12  # pictures at once
@@ -37,6 +39,8 @@ DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 
 
 def main() -> None:
+    # Also while one picture is shown alone, and once more when it no longer is, or the browser shows them empty.
+    state.hold("filter", "order", "picked", "page ")
     names = places.datasets()
     if handwork.wanted() and (name := state.chosen("dataset", names)):
         state.show_notice()
@@ -48,12 +52,16 @@ def main() -> None:
         panels.empty(_("No pictures yet"), _("15 to 30 pictures of one character or style are a good start."))
         with st.container(border=True):
             ask_upload([])
+            ask_link()
         return
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         name = state.select(_("Folder in datasets/"), "dataset", names)
     with right, st.popover(_("Add pictures"), width="stretch", icon=":material/add_photo_alternate:"):
         ask_upload(names)
+        st.caption(_("A picture from the clipboard is added to the folder with Ctrl-V."))
+        ask_link()
+    pasting.listen(lambda files: add_pasted(name, files))
     try:
         show_folder(name, places.dataset(name))
     except UserError as error:
@@ -72,8 +80,13 @@ def ask_upload(names: list[str]) -> None:
         name = st.text_input(_("Into the folder"), state.chosen("dataset", names) or "", placeholder="moss-cat")
         if not st.form_submit_button(_("Add"), type="primary"):
             return
+    add(name, [(file.name, file.getvalue()) for file in files])
+
+
+def add(name: str, files: list[tuple[str, bytes]]) -> None:
+    """Write these into the folder and say what became of them."""
     try:
-        report = uploads.save(name, [(file.name, file.getvalue()) for file in files])
+        report = uploads.save(name, files)
     except UserError as error:
         st.error(escape(error))
         return
@@ -87,6 +100,38 @@ def ask_upload(names: list[str]) -> None:
             st.rerun()
 
 
+def add_pasted(name: str, files: list[tuple[str, bytes]]) -> None:
+    """Pictures from the clipboard, into the folder that is looked at."""
+    try:
+        report = uploads.save(name, files)
+        number = plural(len(report.written), "file")
+        said = [_("Added {files} to {folder}.").format(files=number, folder=report.folder)] if report.written else []
+        state.notify(" ".join([*said, *report.refused[:5]]))
+    except UserError as error:
+        state.notify(str(error))
+
+
+def ask_link() -> None:
+    """A folder that lies elsewhere on this machine."""
+    with st.form("link folder", border=False, clear_on_submit=True):
+        path = st.text_input(
+            _("Or a folder on this machine"),
+            placeholder="/home/you/pictures/moss",
+            key="link path",
+            help=_("Its pictures stay where they are, and captions are written beside them."),
+        )
+        if not st.form_submit_button(_("Use it")) or not path.strip():
+            return
+    try:
+        target = uploads.link(path)
+    except UserError as error:
+        st.error(escape(error))
+        return
+    state.notify(_("{folder} is now one of the folders.").format(folder=target.name))
+    state.choose("dataset", target.name)
+    st.rerun()
+
+
 # ── the folder ──────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -96,6 +141,7 @@ def show_folder(name: str, folder: Path) -> None:
     if not found.pictures:
         st.info(_("No picture in this folder yet: add some."))
         return
+    contents.look(folder.as_posix(), stamp[0])
     with st.spinner(_("Looking at every picture …")):
         verdict = contents.health_of(folder.as_posix(), found.trigger, stamp)
     top = st.container()
@@ -153,7 +199,7 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
     with st.container(horizontal=True, vertical_alignment="center"):
         st.text(plural(len(found.pictures), "picture"), width="content")
         word = _("ready to train") if verdict.ready else _("not ready")
-        st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.score >= 80 else "orange")
+        st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.ready and verdict.score >= 80 else "orange")
         with st.popover(_("Tag with …"), icon=":material/label:", disabled=bool(job and job.active)):
             ask_tag(name, folder)
         with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
@@ -161,7 +207,7 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             texts = {path: found.texts[path.as_posix()] for path in shown if path.as_posix() in found.texts}
             bulk.ask(folder, texts, len(found.pictures))
         undoable = aside.newest(folder)[0]
-        redoable = [operation for operation in captions.history(folder) if operation.undone]
+        redoable = aside.redoable(folder)[0]
         st.button(
             _("Undo"),
             key="undo",
@@ -180,21 +226,16 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             disabled=not redoable,
             icon=":material/redo:",
             shortcut="Mod+Shift+Z",
-            help=escape(redoable[0].name) if redoable else None,
+            help=escape(redoable) or None,
         )
     st.fragment(watch_tagging, run_every=REFRESH if job and job.active else None)(name)
 
 
 def take_back(folder: Path, verb: str) -> None:
-    """Undo covers edits and what was set aside, whichever came last; what was set aside is not done again."""
+    """Edits, masks and what was set aside, whichever came last."""
     try:
-        if verb == "undo":
-            name, touched = aside.undo(folder)
-            text = _("Took back “{name}”: {files}.")
-        else:
-            name = next((operation.name for operation in captions.history(folder) if operation.undone), "")
-            touched = captions.redo(folder)
-            text = _("Did “{name}” again: {files}.")
+        name, touched = aside.undo(folder) if verb == "undo" else aside.redo(folder)
+        text = _("Took back “{name}”: {files}.") if verb == "undo" else _("Did “{name}” again: {files}.")
         if touched:
             state.notify(text.format(name=name, files=plural(len(touched), "file")))
     except UserError as error:
@@ -243,7 +284,10 @@ def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[
         )
         order = st.selectbox(_("Order"), list(sieve.ORDERS), format_func=_, key="order", width=180)
     try:
-        return [item.path for item in sieve.select(contents.items(folder.as_posix(), stamp), wanted, picked, order)]
+        return [
+            item.path
+            for item in sieve.select(contents.items(folder.as_posix(), stamp, counting.chosen()), wanted, picked, order)
+        ]
     except UserError as error:
         st.error(escape(error))
         return []
@@ -251,12 +295,13 @@ def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[
 
 def passing(folder: Path, stamp: tuple[str, str], pictures: list[Path]) -> list[Path]:
     """What the gallery shows while it is not on the page: by the filter that waits for it."""
-    state.hold("filter", "order", "picked", "page ")
     wanted, picked, order = (st.session_state.get(key) for key in ("filter", "picked", "order"))
     if not wanted and not picked and order in (None, next(iter(sieve.ORDERS))):
         return pictures
     try:
-        items = sieve.select(contents.items(folder.as_posix(), stamp), wanted or "", picked or [], order)
+        items = sieve.select(
+            contents.items(folder.as_posix(), stamp, counting.chosen()), wanted or "", picked or [], order
+        )
     except UserError:
         return pictures
     return [item.path for item in items]
@@ -275,7 +320,8 @@ def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
     cards = shown[(page - 1) * PAGE : page * PAGE]
     marks = marks_of(folder, cards)
     completion.serve(found.counts)
-    gallery.show(f"gallery {folder.name}", cards, found.texts, found.counts, marks, save_edit, open_card)
+    counted = counting.chosen()
+    gallery.show(f"gallery {folder.name}", cards, found.texts, found.counts, marks, counted, save_edit, open_card)
 
 
 def marks_of(folder: Path, pictures: list[Path]) -> dict[Path, list[str]]:

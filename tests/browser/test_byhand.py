@@ -19,6 +19,10 @@ def test_a_crop_and_a_mask(page, settle, tmp_path, monkeypatch):
     with served(tmp_path) as studio:
         page.goto(f"{studio}/dataset")
         settle(page)
+        box = page.get_by_role("textbox", name="Filter")
+        box.fill("name:0")
+        box.press("Enter")
+        settle(page)
         card = page.get_by_role("group", name="00 猫.jpg")
         card.focus()
         page.keyboard.press("c")
@@ -62,6 +66,8 @@ def test_a_crop_and_a_mask(page, settle, tmp_path, monkeypatch):
         page.get_by_role("button", name="Invert").click()
         page.get_by_role("button", name="Done").click()
         page.get_by_role("group", name="01.jpg").wait_for()
+        settle(page)
+        assert box.input_value() == "name:0"
         grey = np.asarray(byhand.mask_of(folder, "00 猫.jpg"))
         assert grey[720, 60:340].min() > 215 and grey[:600].max() < 5
 
@@ -70,3 +76,18 @@ def test_a_crop_and_a_mask(page, settle, tmp_path, monkeypatch):
         made = {path.name: images.open_rgb(path).size for path in images.find(tmp_path / "datasets/moss-cropped")}
         assert made == {"00 猫.png": (right - left, bottom - top), "01.png": (400, 800)}
         assert (tmp_path / "datasets/moss-cropped/.masks/00 猫.png").exists()
+
+        # A picture that was copied somewhere goes into the folder.
+        page.locator("body").evaluate(PASTE)
+        page.get_by_text("Added 1 file to datasets/moss").wait_for()
+        (pasted,) = folder.glob("pasted-*.png")
+        assert images.open_rgb(pasted).size == (30, 20)
+
+
+PASTE = """async body => {
+  const canvas = new OffscreenCanvas(30, 20);
+  canvas.getContext("2d").fillRect(5, 5, 9, 9);
+  const clipboardData = new DataTransfer();
+  clipboardData.items.add(new File([await canvas.convertToBlob()], "image.png", { type: "image/png" }));
+  body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+}"""

@@ -8,7 +8,7 @@ from comparisons import make_comparison
 from serving import SCREENSHOTS, served
 from trainees import draw_pictures
 
-PAGES = ["", "dataset", "train", "runs", "compare", "library", "png_info", "settings"]
+PAGES = ["", "dataset", "dataset?picture=00.png", "train", "runs", "compare", "library", "png_info", "settings"]
 SERIOUS = ("serious", "critical")
 
 
@@ -36,7 +36,7 @@ def test_page(name, browser, studio, settle):
         page.set_default_timeout(60_000)
         page.goto(f"{studio}/{name}")
         settle(page)
-        page.screenshot(path=SCREENSHOTS / f"{name or 'home'}-{theme}-{locale}-{width}.png")
+        page.screenshot(path=SCREENSHOTS / f"{name.replace('?', '-') or 'home'}-{theme}-{locale}-{width}.png")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{theme} {width}: overflows"
         found = axe.Axe().run(page).response["violations"]
         problems = [

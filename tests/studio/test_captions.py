@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import streamlit as st
 from trainees import draw_pictures
 
-from studio import bulk, editing, gallery, sieve
+from studio import bulk, counting, editing, places, sieve
+from trainer import toybox
 from trainer.dataset import captions, edit
 from trainer.dataset.query import Item
 from trainer.errors import UserError
+from trainer.families.tokens import tokenizer
 
 
 @pytest.fixture
@@ -120,7 +123,26 @@ def test_the_order():
     assert [i.path.name for i in sieve.select(items, "", [], "Most tags first")] == ["two", "one", "none"]
 
 
-def test_tokens_are_counted_as_clip_splits_words():
-    assert gallery.estimate_tokens("moss, hat, blue") == 5
-    assert gallery.estimate_tokens("1girl, solo, looking at viewer") == 8
-    assert gallery.estimate_tokens("a photo of cat") == 4
+def test_tokens_are_counted_by_the_chosen_base_and_estimated_without_one(here):
+    exact = counting.chosen()
+    assert exact == counting.Counting("toybox/sd15", (toybox.PARTS["sd15"] / "tokenizer").as_posix())
+    assert exact.count(["moss", "standing"]) == [
+        len(tokenizer("toybox/sd15").ids(text)) for text in ("moss", "standing")
+    ]
+    (here / "models").mkdir()
+    with open(here / "models" / "dream.ckpt", "wb") as file:
+        file.truncate(places.SMALLEST_BASE)
+    st.cache_data.clear()
+    estimate = counting.chosen()
+    assert estimate == counting.Counting("models/dream.ckpt")
+    assert estimate.count(["moss, hat, blue", "1girl, solo, looking at viewer"]) == [5, 8]
+    assert [counting.limit(number) for number in (0, 75, 76, 225, 400)] == [75, 75, 150, 225, 225]
+    # A tokenizer whose files are damaged counts as none.
+    (here / "models" / "tokenizer").mkdir()
+    (here / "models" / "tokenizer" / "tokenizer.json").write_text("{}")
+    assert counting.chosen() == estimate
+
+
+def test_the_filter_asks_for_exact_tokens():
+    items = [Item(Path("a"), "standing", tokens=76), Item(Path("b"), "standing")]
+    assert [item.path.name for item in sieve.select(items, "tokens:>75", [], "By name")] == ["a"]

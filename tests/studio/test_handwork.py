@@ -33,7 +33,10 @@ def test_box_and_mask_are_kept(folder):
     assert byhand.mask_of(folder, "00.png").tobytes() == mask.tobytes()
     assert handwork.save(folder, {"id": "00.png", "box": [0, 0, 48, 96]}) == ""
     # White all over is no mask, the whole picture no crop.
-    handwork.save(folder, {"id": "00.png", "box": None, "mask": sent(Image.new("RGB", (96, 96), "white"))})
+    white = {"id": "00.png", "box": None, "mask": sent(Image.new("RGB", (96, 96), "white"))}
+    with pytest.raises(UserError, match="changed elsewhere"):  # painted over none, in another tab
+        handwork.save(folder, white)
+    handwork.save(folder, white | {"version": handwork.version(folder, "00.png")})
     assert handwork.boxes(folder) == {} and byhand.mask_of(folder, "00.png") is None
 
 

@@ -116,6 +116,8 @@ def test_a_finding_is_fixed_and_undone(open_page, words, here):
     page.button(key="undo").click().run()
     assert not page.exception and (folder / "copy.txt").read_text() == "moss, the same"
     assert "Took back “fix duplicate”" in page.toast[0].value.replace("\\", "")
+    page.button(key="redo").click().run()
+    assert not page.exception and not (folder / "copy.png").exists() and not (folder / "copy.txt").exists()
 
 
 def test_pictures_without_a_caption_get_the_trigger_word(open_page, words, here):
@@ -146,6 +148,25 @@ def test_tag_tables(open_page, here):
     opened(page, "tag tables")
     assert page.dataframe[0].value.iloc[0].tolist() == ["moss", 5, 1.0]
     assert page.dataframe[1].value.iloc[0]["together"] == 5
+
+
+def test_every_crop_is_shown_page_by_page_or_bucket_by_bucket(open_page, here):
+    draw_pictures(here / "datasets" / "moss", [(300, 170)] * 30 + [(256, 256)] * 2)
+    page = open_page("dataset")
+
+    def shown() -> set[str]:
+        text = "".join(str(element.proto.body) for element in page.get("html"))
+        return {f"{number:02}.png" for number in range(32) if f'alt="{number:02}.png"' in text}
+
+    opened(page, "crops")
+    first = shown()
+    page.session_state["crop page 512 None 2"] = 2
+    page.run()
+    assert not page.exception and not first & shown()
+    assert first | shown() == {f"{number:02}.png" for number in range(30)}  # squares lose nothing
+    page.session_state["crop bucket 512"] = (512, 512)
+    page.run()
+    assert not page.exception and shown() == {"30.png", "31.png"}
 
 
 def test_broken_pictures_and_captions_are_named(open_page, words, here):

@@ -190,11 +190,14 @@ def test_mask(folder, tmp_path):
     half = Image.new("L", (300, 200))
     half.paste(255, (0, 0, 150, 200))
     half.save(painted / "0.png")
-    half.resize((300, 220)).save(painted / "1-masklabel.png")
+    clear = Image.new("RGBA", (300, 220), (255, 255, 255, 0))  # what is transparent was not painted
+    clear.paste((255, 255, 255, 255), (0, 0, 150, 220))
+    clear.save(painted / "1-masklabel.png")
     assert run("mask", folder, "--from", painted, "--dry-run")["masks"] == [".masks/0.png", ".masks/1.png"]
     assert bytes_of(folder) == before
     assert "data.mask_folder=" in run("mask", folder, "--from", painted, json_too=False)
-    assert Image.open(folder / ".masks/1.png").getpixel((10, 10)) == 255
+    mask = Image.open(folder / ".masks/1.png")
+    assert (mask.getpixel((10, 10)), mask.getpixel((290, 10))) == (255, 0)
     run("undo", folder)
     assert bytes_of(folder) == before
     half.resize((100, 200)).save(painted / "2.png")

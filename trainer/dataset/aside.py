@@ -3,10 +3,11 @@
 `FOLDER/.originals/moves.jsonl` holds one JSON object a line and only ever grows:
 
     {"id": …, "time": …, "operation": "duplicate", "moves": [["a.png", ".originals/ID/a.png"]], "made": ["a-2.png"]}
-    {"undo": id, "time": …}
+    {"undo": id, "time": …}      everything has come back
+    {"redo": id, "time": …}      ... and goes again
 
-The line is on the disk before the first file moves, and every step can be taken twice, so a crash in between loses
-nothing: undo brings back whatever has moved.
+What moves files away is on the disk before the first file moves, and every step can be taken twice, so a crash in
+between loses nothing: undo brings back whatever has moved.
 """
 
 import glob
@@ -14,7 +15,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +42,8 @@ class Removal:
     """(relative path, where it is now)."""
     made: tuple[str, ...]
     """Files that were written in their place."""
+    undone_at: str = ""
+    """When it was taken back, as `time`."""
 
 
 def companions(picture: Path) -> list[Path]:
@@ -87,25 +90,33 @@ def set_aside(
 
 def history(folder: Path) -> list[Removal]:
     """What has been set aside and not been brought back, oldest first. Raises UserError for a damaged record."""
-    path = Path(folder) / FOLDER / RECORD
-    found: dict[str, Removal] = {}
+    return _replay(Path(folder))[0]
+
+
+def _replay(folder: Path) -> tuple[list[Removal], list[Removal]]:
+    """(in force, oldest first; undone, next to redo last)."""
+    path = folder / FOLDER / RECORD
+    done: dict[str, Removal] = {}
+    undone: dict[str, Removal] = {}
     if not path.exists():
-        return []
+        return [], []
     lines = captions.content(path).split(b"\n")[:-1]  # a last line without its break was never finished
     for number, line in enumerate(lines, start=1):
         try:
             entry = json.loads(line)
             if "undo" in entry:
-                found.pop(entry["undo"])
-                continue
-            moves = tuple((_inside(name), _inside(to)) for name, to in entry["moves"])
-            made = tuple(map(_inside, entry["made"]))
-            found[entry["id"]] = Removal(_inside(entry["id"]), entry["time"], entry["operation"], moves, made)
+                undone[entry["undo"]] = replace(done.pop(entry["undo"]), undone_at=entry["time"])
+            elif "redo" in entry:
+                done[entry["redo"]] = replace(undone.pop(entry["redo"]), undone_at="")
+            else:
+                moves = tuple((_inside(name), _inside(to)) for name, to in entry["moves"])
+                made = tuple(map(_inside, entry["made"]))
+                done[entry["id"]] = Removal(_inside(entry["id"]), entry["time"], entry["operation"], moves, made)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"Line {number} of {shown(path)} cannot be read: move the files in {FOLDER} back by hand."
             ) from error
-    return list(found.values())
+    return list(done.values()), list(undone.values())
 
 
 def bring_back(folder: Path) -> list[Path]:
@@ -150,10 +161,55 @@ def undo(folder: Path, *, force: bool = False) -> tuple[str, list[Path]]:
 
 def newest(folder: Path) -> tuple[str, list[Path]]:
     """What `undo` would take back."""
-    last = _last(folder)
-    if isinstance(last, Removal):
-        return last.operation, [Path(folder) / name for name, _ in last.moves]
-    return (last.name, [Path(folder) / name for name in last.files]) if last else ("", [])
+    return _told(Path(folder), _last(folder))
+
+
+def redo(folder: Path, *, force: bool = False) -> tuple[str, list[Path]]:
+    """Do again what was undone last, be it an edit or a removal: (its name, files touched); ("", []) for nothing.
+
+    Raises UserError, before anything moves, when something new stands in the way.
+    """
+    folder = Path(folder)
+    following = _next(folder)
+    if following is None:
+        return "", []
+    if isinstance(following, Removal):
+        return following.operation, _remove_again(folder, following)
+    return following.name, captions.redo(folder, force=force)
+
+
+def redoable(folder: Path) -> tuple[str, list[Path]]:
+    """What `redo` would do again."""
+    return _told(Path(folder), _next(Path(folder)))
+
+
+def _next(folder: Path) -> Removal | Operation | None:
+    """The oldest thing undone after which nothing new was begun: doing something new leaves nothing to redo."""
+    done, undone = _replay(folder)
+    operations = captions.history(folder)
+    begun = max((_when(one.time) for one in [*done, *undone, *operations]), default=0.0)
+    candidates = [*undone, *(operation for operation in operations if operation.undone)]
+    waiting = [one for one in candidates if _when(one.undone_at) >= begun]
+    return min(waiting, key=lambda one: _when(one.time), default=None)
+
+
+def _remove_again(folder: Path, removal: Removal) -> list[Path]:
+    gone = {name for name, _ in removal.moves}
+    blocked = [name for name in removal.made if name not in gone and os.path.lexists(folder / name)]
+    if blocked:
+        raise UserError(f"{shown(blocked[0])} has been made anew since: rename it, then redo again.")
+    _append(folder, {"redo": removal.id, "time": _now()})
+    for name, to in removal.moves:
+        _move(folder / name, folder / to)
+    for name in removal.made:
+        _move(folder / FOLDER / removal.id / "made" / name, folder / name)
+    return [folder / name for name, _ in removal.moves]
+
+
+def _told(folder: Path, one: Removal | Operation | None) -> tuple[str, list[Path]]:
+    if isinstance(one, Removal):
+        return one.operation, [folder / name for name, _ in one.moves]
+    return (one.name, [folder / name for name in one.files]) if one else ("", [])
 
 
 def _last(folder: Path) -> Removal | Operation | None:

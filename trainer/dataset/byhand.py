@@ -60,7 +60,7 @@ def check(folder: Path, to: Path, boxes: Mapping[str, Box], *, others: bool = Tr
 
 def check_box(folder: Path, name: str, box: Box) -> None:
     """Raises UserError as `crop` would for this one."""
-    _check(box, name, *_size(_picture(Path(folder), name)))
+    _check(box, name, *_size(find(Path(folder), name)))
 
 
 def paint_mask(folder: Path, name: str, mask: Image.Image) -> Path:
@@ -90,7 +90,8 @@ def take_masks(folder: Path, source: Path, *, dry_run: bool = False) -> list[Pat
         if stem not in stems:
             raise UserError(f"The mask {shown(path)} is for no picture of {shown(folder)}: {nearest(stem, stems)}")
         name = stems[stem].relative_to(folder).as_posix()
-        target, changes[target] = _painted(folder, name, images.open_rgb(path))
+        with open(path, "rb") as file:
+            target, changes[target] = _painted(folder, name, images.decode(path, file))
     if not dry_run:
         Journal(folder).write(changes, f"masks from {source.name}")
     return list(changes)
@@ -98,7 +99,7 @@ def take_masks(folder: Path, source: Path, *, dry_run: bool = False) -> list[Pat
 
 def _painted(folder: Path, name: str, mask: Image.Image) -> tuple[Path, bytes]:
     """(where the mask belongs, what the file says)."""
-    picture = _picture(folder, name)
+    picture = find(folder, name)
     target = masks.path(folder, picture)
     twin = next((p for p in images.find(folder) if p != picture and masks.path(folder, p) == target), None)
     if twin is not None:
@@ -126,19 +127,22 @@ def _painted(folder: Path, name: str, mask: Image.Image) -> tuple[Path, bytes]:
 
 def remove_mask(folder: Path, name: str) -> bool:
     """Learn the picture whole again; whether there was a mask. `aside.undo` brings it back."""
-    target = masks.path(folder, _picture(Path(folder), name))
+    target = masks.path(folder, find(Path(folder), name))
     return Journal(folder).write({target: None}, f"no mask {Path(name).name}") is not None
 
 
 def mask_of(folder: Path, name: str) -> Image.Image | None:
     """The picture's mask (mode L, of the upright picture's size), None when it is learned whole. Raises UserError."""
-    picture = _picture(Path(folder), name)
+    picture = find(Path(folder), name)
     found = masks.of(folder, picture)
     return None if found is None else images.open_rgb(found).convert("L").resize(_size(picture))
 
 
-def _picture(folder: Path, name: str) -> Path:
-    """Looked up among what is there, so a name from elsewhere cannot reach outside of the folder."""
+def find(folder: Path, name: str) -> Path:
+    """The picture of this relative name, looked up among what is there: no name from elsewhere leads outside.
+
+    Raises UserError when there is none.
+    """
     found = {path.relative_to(folder).as_posix(): path for path in images.find(folder)}
     if name not in found:
         raise UserError(f"There is no picture '{shown(name)}' in {shown(folder)}: {nearest(name, found)}")

@@ -43,6 +43,8 @@ class Operation:
     steps: tuple[dict[str, tuple[bytes | None, bytes | None]], ...]
     """Relative file name -> (before, after), one mapping a journal line."""
     undone: bool = False
+    undone_at: str = ""
+    """When it was taken back, as `time`."""
 
     @property
     def files(self) -> list[str]:
@@ -196,9 +198,9 @@ class Journal:
 def _apply(entry: dict, done: list[Operation], undone: list[Operation]) -> None:
     """One journal line onto the two stacks. Raises ValueError and its like when it makes no sense."""
     if "undo" in entry:
-        undone.append(_pop(done, entry["undo"]))
+        undone.append(replace(_pop(done, entry["undo"]), undone_at=entry["time"]))
     elif "redo" in entry:
-        done.append(_pop(undone, entry["redo"]))
+        done.append(replace(_pop(undone, entry["redo"]), undone_at=""))
     elif "note" not in entry:
         undone.clear()
         steps = (_unpacked(entry["changes"]),)

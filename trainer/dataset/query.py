@@ -31,6 +31,8 @@ class Item:
     bytes: int = 0
     issues: frozenset[str] = field(default_factory=frozenset)
     """Kinds of the health check's findings about it."""
+    tokens: int | None = None
+    """Of the caption, where a tokenizer has counted them; else they are counted from below."""
 
     @cached_property
     def keys(self) -> frozenset[str]:
@@ -149,7 +151,7 @@ FIELDS: Mapping[str, Callable[[str, Callable], Test]] = {
     "name": _name,
     "missing": _missing,
     "issue": _issue,
-    "tokens": _number(lambda item: tags.count_tokens(item.caption or "")),
+    "tokens": _number(lambda item: tags.count_tokens(item.caption or "") if item.tokens is None else item.tokens),
     "tags": _number(lambda item: len(item.keys)),
     "width": _number(lambda item: item.width),
     "height": _number(lambda item: item.height),

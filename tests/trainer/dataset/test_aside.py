@@ -63,6 +63,58 @@ def test_edits_and_removals_are_undone_newest_first(folder):
     assert names == ["edit again", "remove", "edit"]
 
 
+def test_what_was_undone_is_done_again_in_its_order(folder):
+    states = [bytes_of(folder)]
+    captions.write_captions(folder, {folder / "a.txt": "moss"}, "edit")
+    states.append(bytes_of(folder))
+    aside.set_aside(folder, [folder / "a.png", folder / "a.txt"], "remove")
+    states.append(bytes_of(folder))
+    make(folder, "alpha")
+    repair = fixes.plan("alpha", health.check(folder).findings)
+    states[:] = [state | {"big.png": (folder / "big.png").read_bytes()} for state in states]
+    fixes.apply(folder, repair)
+    states.append(bytes_of(folder))
+    captions.write_captions(folder, {folder / "c.txt": "moss"}, "edit again")
+    states.append(bytes_of(folder))
+    for _round in range(2):
+        for state in reversed(states[:-1]):
+            aside.undo(folder)
+            assert bytes_of(folder) == state
+        for name, state in zip(["edit", "remove", "fix alpha", "edit again"], states[1:]):
+            assert aside.redoable(folder)[0] == name
+            assert aside.redo(folder)[0] == name and bytes_of(folder) == state
+        assert aside.redo(folder) == aside.redoable(folder) == ("", [])
+
+
+@pytest.mark.parametrize("new", ["edit", "removal"])
+@pytest.mark.parametrize("undone", ["edit", "removal"])
+def test_something_new_leaves_nothing_to_redo(folder, undone, new):
+    def act(kind, name):
+        if kind == "edit":
+            captions.write_captions(folder, {folder / f"{name}.txt": "new"}, "edit")
+        else:
+            aside.set_aside(folder, [folder / f"{name}.png"], "removal")
+
+    act(undone, "a")
+    aside.undo(folder)
+    assert aside.redoable(folder)[0] == undone
+    act(new, "c")
+    assert aside.redoable(folder) == ("", [])
+    aside.undo(folder)  # nor does what stood before it come back into question
+    assert aside.redoable(folder)[0] == new and aside.redo(folder)[0] == new
+    assert aside.redo(folder) == ("", [])
+
+
+def test_redo_writes_over_nothing_new(folder):
+    make(folder, "turned")
+    fixes.apply(folder, fixes.plan("turned", health.check(folder).findings))
+    aside.undo(folder)
+    (folder / "big.png").write_bytes(b"new")
+    with pytest.raises(UserError, match="big.png has been made anew since"):
+        aside.redo(folder)
+    assert (folder / "big.png").read_bytes() == b"new" and (folder / "big.jpg").exists()
+
+
 def test_nothing_that_stands_there_now_is_written_over(folder):
     aside.set_aside(folder, [folder / "a.png"], "remove")
     (folder / "a.png").write_bytes(b"new")
