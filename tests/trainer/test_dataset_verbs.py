@@ -144,10 +144,10 @@ def test_prepare_cuts_out_and_enlarges(folder, tmp_path, monkeypatch):
         run(*words[:-1], "u2net", "--dry-run")
     assert "data.mask_folder=" in run(*words, json_too=False).replace("\n", "")
     assert len(list((tmp_path / "new/.masks").iterdir())) == 10
-    words[3] = tmp_path / "other"
-    made = {one["file"]: one for one in run(*words, "--cut-out", "--upscaler", tmp_path / "x2.pth")}
+    words[3], size = tmp_path / "other", ["--resolution", 192]
+    made = {one["file"]: one for one in run(*words, "--cut-out", "--upscaler", tmp_path / "x2.pth", *size)}
     small = made["copy.png"]
-    assert small["size"] == [150, 180] and max(small["scaled"]) >= 512 and "by x2.pth" in small["steps"][-1]
+    assert small["size"] == [150, 180] and small["scaled"] == [192, 230] and "by x2.pth" in small["steps"][-1]
     assert Image.open(tmp_path / "other/copy.png").mode == "RGBA"
 
 
