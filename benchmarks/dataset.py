@@ -40,22 +40,22 @@ def main() -> None:
 
 
 def scale(folder: Path, number: int) -> None:
-    print(f"| stage, {number:,} pictures | seconds | peak memory |\n|---|---:|---:|")
+    print(f"| stage, {number:,} pictures | seconds | of processor time | peak memory |\n|---|---:|---:|---:|")
     for stage in (draw, first_scan, second_scan, duplicates, filter_tags, filter_sizes, check, tables):
         answers: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
         process = multiprocessing.get_context("spawn").Process(target=_measured, args=(stage, folder, number, answers))
         process.start()
-        seconds, megabytes, note = answers.get()
+        seconds, working, megabytes, note = answers.get()
         process.join()
-        print(f"| {stage.__doc__}{note} | {seconds:.1f} | {megabytes:.0f} MB |", flush=True)
+        print(f"| {stage.__doc__}{note} | {seconds:.1f} | {working:.1f} | {megabytes:.0f} MB |", flush=True)
 
 
 def _measured(stage, folder: Path, number: int, answers) -> None:
     begun = time.perf_counter()
     note = stage(folder, number)
     seconds = time.perf_counter() - begun
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    answers.put((seconds, peak, f": {note}" if note else ""))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    answers.put((seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, f": {note}" if note else ""))
 
 
 def draw(folder: Path, number: int) -> str:

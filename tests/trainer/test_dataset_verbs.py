@@ -151,10 +151,10 @@ def test_prepare_cuts_out_and_enlarges(folder, tmp_path, monkeypatch):
         run(*words[:-1], "u2net", "--dry-run")
     assert "data.mask_folder=" in run(*words, json_too=False).replace("\n", "")
     assert len(list((tmp_path / "new/.masks").iterdir())) == 10
-    words[3] = tmp_path / "other"
-    made = {one["file"]: one for one in run(*words, "--cut-out", "--upscaler", tmp_path / "x2.pth")}
+    words[3], size = tmp_path / "other", ["--resolution", 192]
+    made = {one["file"]: one for one in run(*words, "--cut-out", "--upscaler", tmp_path / "x2.pth", *size)}
     small = made["copy.png"]
-    assert small["size"] == [150, 180] and max(small["scaled"]) >= 512 and "by x2.pth" in small["steps"][-1]
+    assert small["size"] == [150, 180] and small["scaled"] == [192, 230] and "by x2.pth" in small["steps"][-1]
     assert Image.open(tmp_path / "other/copy.png").mode == "RGBA"
 
 
@@ -197,11 +197,14 @@ def test_mask(folder, tmp_path):
     half = Image.new("L", (300, 200))
     half.paste(255, (0, 0, 150, 200))
     half.save(painted / "0.png")
-    half.resize((300, 220)).save(painted / "1-masklabel.png")
+    clear = Image.new("RGBA", (300, 220), (255, 255, 255, 0))  # what is transparent was not painted
+    clear.paste((255, 255, 255, 255), (0, 0, 150, 220))
+    clear.save(painted / "1-masklabel.png")
     assert run("mask", folder, "--from", painted, "--dry-run")["masks"] == [".masks/0.png", ".masks/1.png"]
     assert bytes_of(folder) == before
     assert "data.mask_folder=" in run("mask", folder, "--from", painted, json_too=False)
-    assert Image.open(folder / ".masks/1.png").getpixel((10, 10)) == 255
+    mask = Image.open(folder / ".masks/1.png")
+    assert (mask.getpixel((10, 10)), mask.getpixel((290, 10))) == (255, 0)
     run("undo", folder)
     assert bytes_of(folder) == before
     half.resize((100, 200)).save(painted / "2.png")

@@ -90,7 +90,8 @@ def take_masks(folder: Path, source: Path, *, dry_run: bool = False) -> list[Pat
         if stem not in stems:
             raise UserError(f"The mask {shown(path)} is for no picture of {shown(folder)}: {nearest(stem, stems)}")
         name = stems[stem].relative_to(folder).as_posix()
-        target, changes[target] = _painted(folder, name, images.open_rgb(path))
+        with open(path, "rb") as file:
+            target, changes[target] = _painted(folder, name, images.decode(path, file))
     if not dry_run:
         Journal(folder).write(changes, f"masks from {source.name}")
     return list(changes)
