@@ -15,7 +15,7 @@ from trainer.config import TrainConfig
 from trainer.dataset import masks
 from trainer.dataset.names import count as counted
 from trainer.errors import UserError, nearest
-from trainer.examples import Example, trained
+from trainer.examples import Example, count_epochs, trained
 from trainer.schedules import SCHEDULES
 
 
@@ -246,19 +246,27 @@ def unusual_length(config: TrainConfig, examples: list[Example]) -> Iterator[Pro
     """Pictures seen in the whole run. Outside the field's few hundred to some ten thousand something is mistyped."""
     pictures = [example for example in examples if example.role == "training"]
     an_epoch = sum(example.repeats for example in pictures)
-    seen, epochs = an_epoch * config.loop.epochs, config.loop.epochs
+    epochs = config.loop.epochs
+    if config.loop.max_steps and an_epoch:
+        epochs = count_epochs(examples, config)
+    seen = an_epoch * epochs
     if not pictures or 200 <= seen <= 30_000:
         return
     count = f"{len(pictures)} pictures with their repeats and {epochs} epochs are {seen:,} pictures seen"
     if seen < 200:
         reason = f"{count}, too few to learn from: 1,000 to 5,000 are usual."
-        if all(example.repeats == config.data.repeats for example in pictures):
+        if not config.loop.max_steps and all(example.repeats == config.data.repeats for example in pictures):
             yield Problem("data.repeats", "warning", reason, math.ceil(1500 / (len(pictures) * epochs)))
+        elif config.loop.max_steps:
+            yield Problem("loop.max_steps", "warning", reason, math.ceil(config.loop.max_steps * 1500 / seen))
         else:
             yield Problem("loop.epochs", "warning", reason, math.ceil(1500 / an_epoch))
     else:
         reason = f"{count}, far more than the usual 1,000 to 5,000: it takes long and overfits."
-        yield Problem("loop.epochs", "warning", reason, max(1, 5000 // an_epoch))
+        if config.loop.max_steps:
+            yield Problem("loop.max_steps", "warning", reason, max(1, config.loop.max_steps * 5000 // seen))
+        else:
+            yield Problem("loop.epochs", "warning", reason, max(1, 5000 // an_epoch))
 
 
 def captions_never_seen(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from trainer import environment, presets
 from trainer.config import TrainConfig
 from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
-from trainer.examples import Example, count_steps
+from trainer.examples import Example, count_epochs, count_steps
 from trainer.families.checkpoint_file import MAP
 from trainer.files import write_json
 from trainer.loop import CACHE
@@ -113,7 +113,7 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
         file=file,
         disk={
-            "epochs": file * config.loop.epochs,
+            "epochs": file * (count_epochs(examples, config) if examples else config.loop.epochs),
             "state": numbers * 4 + state,
             "cache": pixels // 64 * 4 * 2 * 4,  # mean and deviation of four channels in float32
         },

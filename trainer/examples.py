@@ -118,12 +118,18 @@ def trained(examples: Iterable[Example]) -> list[Example]:
 
 
 def count_steps(examples: list[Example], config: TrainConfig) -> tuple[int, int]:
-    """Updates in all and in one epoch."""
+    """Updates in all and in one epoch; the last epoch may be a part of one."""
     seen = trained(examples)
     placements, repeats = [e.placement for e in seen], [e.repeats for e in seen]
     batches = buckets.steps_per_epoch(placements, repeats, config.loop.batch_size)
     per_epoch = -(-batches // config.loop.gradient_accumulation)
-    return per_epoch * config.loop.epochs, per_epoch
+    return config.loop.max_steps or per_epoch * config.loop.epochs, per_epoch
+
+
+def count_epochs(examples: list[Example], config: TrainConfig) -> int:
+    """How many files the run will save."""
+    steps, per_epoch = count_steps(examples, config)
+    return -(-steps // per_epoch) if per_epoch else config.loop.epochs
 
 
 def common_first_tag(folder: Path) -> str:

@@ -179,7 +179,7 @@ class Trainer:
 
     @property
     def epochs(self) -> int:
-        return self.config.loop.epochs
+        return -(-self.steps // self.updates_per_epoch)
 
     @cached_property
     def updates_per_epoch(self) -> int:
@@ -187,7 +187,7 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        return self.epochs * self.updates_per_epoch
+        return self.config.loop.max_steps or self.config.loop.epochs * self.updates_per_epoch
 
     def train(self) -> None:
         epoch, step = self.position.epoch, self.position.step
@@ -210,7 +210,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> bool:
         """One time through all pictures. False when a stop came in between, whose state is saved then."""
-        updates = self._updates(epoch)
+        updates = self._updates(epoch)[: self.steps - epoch * self.updates_per_epoch]
         for update in range(self.position.update, len(updates)):
             if self._obey():
                 return False
@@ -391,6 +391,7 @@ class Trainer:
             batches_per_epoch=len(self.batches.plan(0)),
             batches_per_update=self.position.group,
             epoch=self.position.epoch,
+            epochs=self.epochs,
             step=self.position.step,
             steps=self.steps,
             started=self.started,

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from trainer import run as runs
-from trainer.examples import Example, count_steps, trained
+from trainer.examples import Example, count_epochs, count_steps, trained
 from trainer.files import write_json
 from trainer.run import Run, Status
 from trainer.texts import MARKS, duration, file_size, size
@@ -96,7 +96,7 @@ def print_plan(examples: list[Example], config) -> None:
     seen = sum(example.repeats for example in trained(examples))
     console.print(
         f"[bold]{len(examples)}[/] pictures, {seen} an epoch with their repeats, "
-        f"× {config.loop.epochs} epochs, batch {config.loop.batch_size} = [bold]{steps}[/] steps "
+        f"× {count_epochs(examples, config)} epochs, batch {config.loop.batch_size} = [bold]{steps}[/] steps "
         f"({per_epoch} per epoch)"
     )
     listed = [example for example in examples if len(examples) <= LISTED_PICTURES or example.placement.lost > 0]

@@ -15,7 +15,7 @@ from trainer import checks, presets
 from trainer.config import DataConfig, TrainConfig, settings
 from trainer.dataset import buckets
 from trainer.errors import UserError
-from trainer.examples import Example, common_first_tag, count_steps, folders, load_examples, trained
+from trainer.examples import Example, common_first_tag, count_epochs, count_steps, folders, load_examples, trained
 from trainer.files import write_text
 from trainer.run import Run, slug
 
@@ -206,7 +206,7 @@ def show_steps(config: TrainConfig, examples: list[Example]) -> None:
         if len(repeats) == 1
         else _("their repeats, {n} in an epoch").format(n=sum(example.repeats for example in seen))
     )
-    pictures = f"{plural(len(seen), 'picture')} × {times} × {plural(loop.epochs, 'epoch')}"
+    pictures = f"{plural(len(seen), 'picture')} × {times} × {plural(count_epochs(examples, config), 'epoch')}"
     size = f"{loop.batch_size}" + f" × {loop.gradient_accumulation}" * (loop.gradient_accumulation > 1)
     batches = _("{pictures} ÷ batch {size} = {steps}")
     st.text(batches.format(pictures=pictures, size=size, steps=plural(steps, "step")))

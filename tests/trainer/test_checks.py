@@ -32,6 +32,8 @@ REGULAR = [example("cat.png", role="regularisation", repeats=200)]
 CASES = [  # rule, settings and pictures with which it speaks, what it speaks of, and those with which it is silent
     (checks.unusual_length, {"loop__epochs": 1}, FEW, "data.repeats", {"loop__epochs": 10}, MANY),
     (checks.unusual_length, {"loop__epochs": 400}, MANY, "loop.epochs", {"loop__epochs": 50}, MANY),
+    (checks.unusual_length, {"loop__max_steps": 100}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
+    (checks.unusual_length, {"loop__max_steps": 90_000}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
     (checks.captions_never_seen, {"data__caption_dropout_every": 1}, MANY, "data.caption_dropout_every", {}, MANY),
     (
         checks.braces_that_stay_text,

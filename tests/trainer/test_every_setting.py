@@ -113,6 +113,7 @@ CHANGES: dict[str, tuple] = {
     "loss.prior_weight": (0.1, REGULAR),
     "loss.mask_normalised": (True, MASKED),
     "loop.epochs": (2, {}),
+    "loop.max_steps": (1, {}),
     "loop.batch_size": (1, {}),
     "loop.gradient_accumulation": (2, {}),
     "loop.max_grad_norm": (1e-3, {"optimizer.name": "SGD"}),

@@ -95,6 +95,19 @@ def test_adapters_dropouts_and_averages_resume_to_the_same_bytes(name, tmp_path,
     assert tensors_of(killed) == tensors_of(whole)
 
 
+def test_a_length_in_steps_ends_inside_an_epoch(tmp_path, folders, uninterrupted, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = uninterrupted("sd15").metrics()[-1]["step"]
+    whole, killed = (trainees.make_run(tmp_path, folders["sd15"], **{"loop.max_steps": steps + 1}) for _ in range(2))
+    assert trainees.train_in_process(whole) == 0
+    assert whole.status.state == "finished"
+    assert [whole.status.progress.step, whole.metrics()[-1]["step"]] == [steps + 1, steps + 1]
+    assert [epoch.number for epoch in whole.epochs()] == [1, 2, 3]
+    assert trainees.train_in_process(killed, kill=("os.rename", "moss-000003.safetensors", 1)) == -signal.SIGKILL
+    assert trainees.train_in_process(killed) == 0
+    assert tensors_of(killed) == tensors_of(whole)
+
+
 @pytest.mark.parametrize("how", ["file", signal.SIGINT, signal.SIGTERM])
 def test_stop_saves_at_the_next_step_and_resume_goes_on(how, tmp_path, folders, uninterrupted, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,16 @@ class LoopConfig(Part):
         kohya="max_train_epochs",
         front=True,
     )
+    max_steps: int = setting(
+        0,
+        ge=0,
+        le=10_000_000,
+        unit="steps",
+        label="Steps",
+        help="Ends after this many steps, whatever the number of epochs; the last epoch may be a part of one. 0 counts "
+        "in epochs.",
+        kohya="max_train_steps",
+    )
     batch_size: int = setting(
         1,
         ge=1,

@@ -200,7 +200,6 @@ SECRETS = ("wandb_api_key", "huggingface_token")
 # ── without equal here, and what to do about it ─────────────────────────────────────────────────────────
 
 NO_EQUAL = {
-    "max_train_steps": "length is counted in epochs here: set loop.epochs (the plan before a run shows the steps)",
     "stop_text_encoder_training": "the text encoder learns to the end: lower optimizer.text_encoder_learning_rate",
     "network_train_text_encoder_only": "the UNet is always trained",
     "weighted_captions": "captions carry no weights in training: write the plain tag",

@@ -44,6 +44,7 @@ class Facts:
     batches_per_epoch: int = 0
     batches_per_update: int = 0  # over all processes; 0 for the configuration's accumulation
     epoch: int = 0  # finished epochs, as in the file's name
+    epochs: int = 0  # of the whole run; 0 for the configuration's
     step: int = 0
     steps: int = 0  # of the whole run
     started: float = 0.0  # seconds since 1970
@@ -83,7 +84,7 @@ def _about_run(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_unet_lr": optimizer.learning_rate,
         "ss_text_encoder_lr": _text_rate(config, facts),
         "ss_num_batches_per_epoch": facts.batches_per_epoch,
-        "ss_num_epochs": loop.epochs,
+        "ss_num_epochs": facts.epochs or loop.epochs,
         "ss_epoch": facts.epoch,
         "ss_steps": facts.step,
         "ss_max_train_steps": facts.steps,

@@ -264,6 +264,8 @@ def _arguments(config: TrainConfig) -> tuple[Values, Values]:
             lost |= {entry.path: value} if value != entry.default and entry.path != "data.trigger" else {}
         elif value not in ("", ()) and (value != _there(entry) or known.ALWAYS & set(entry.kohya)):
             arguments[entry.kohya[0]] = list(value) if isinstance(value, tuple) else value
+    if config.loop.max_steps:
+        arguments.pop("max_train_epochs")  # which would outdo the steps there
     arguments.pop("class_tokens", None)
     if config.data.trigger:
         arguments["class_tokens"] = f"{config.data.trigger} {config.data.class_word}".strip()

@@ -145,7 +145,7 @@ def test_a_training_file_with_its_dataset(tmp_path):
     assert (made.values["data.folder"], made.values["data.repeats"]) == ("pictures/moss", 4)
     assert made.values["data.more_folders"] == ("pictures/fern*1.5",)
     reasons = {line.name: line.what for line in made.unequal}
-    assert "epochs" in reasons["max_train_steps"]
+    assert made.values["loop.max_steps"] == 1600
     assert "1024" in reasons["network_dim"]
     assert "num_repeats" not in reasons
 
