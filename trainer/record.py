@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 from trainer import environment
@@ -14,6 +15,9 @@ from trainer.run import Progress, Run, State
 Listener = Callable[[State, str, Progress], None]
 STATUS_INTERVAL = 1.0  # seconds between two writes of status.json
 SMOOTHING = 0.98  # of the loss that is shown, an exponential mean over steps
+# Steps whose median is compared with that of the quickest so many before, and how many times as long is a cliff:
+# buckets of unlike shapes differ by a third, memory that a driver moves to and fro makes it ten times and more.
+PACE, CLIFF = 20, 3.0
 
 
 class Recorder:
@@ -26,6 +30,8 @@ class Recorder:
         self._state: State = "preparing"
         self._written = 0.0
         self._speed: float | None = None
+        self._pace: list[float] = []
+        self._usual = math.inf
         self._tensorboard: Any = None
 
     def state(self, state: State, message: str = "", **progress: Any) -> None:
@@ -42,12 +48,29 @@ class Recorder:
     def step(self, seconds: float, **progress: Any) -> None:
         """One update was made; the status file follows at most once a second."""
         self._speed = seconds if self._speed is None else 0.9 * self._speed + 0.1 * seconds
+        self._watch(seconds)
         left = (self.progress.steps - progress["step"]) * self._speed
         self.progress = replace(self.progress, seconds_per_step=self._speed, seconds_left=left, **progress)
         if time.time() - self._written > STATUS_INTERVAL:
             self._write("")
         elif self.active and self.listener:
             self.listener(self._state, "", self.progress)
+
+    def _watch(self, seconds: float) -> None:
+        """Raise the alarm where steps suddenly take many times as long as they did, and end it where they do not."""
+        self._pace.append(seconds)
+        if len(self._pace) < PACE:
+            return
+        now, self._pace = median(self._pace), []
+        alarm = ""
+        if now > CLIFF * self._usual:
+            alarm = (
+                f"Steps take {now / self._usual:.0f} times as long as before: the memory is probably full and spills "
+                "over. Close other programs that use it, or stop and train with less at once: `lora-studio estimate` "
+                "says what fits."
+            )
+        self._usual = min(self._usual, now)
+        self.progress = replace(self.progress, alarm=alarm)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """One line of metrics.jsonl and the same figures for TensorBoard."""

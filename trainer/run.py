@@ -53,6 +53,7 @@ class Progress:
     seconds_left: float | None = None
     memory: int | None = None  # bytes that the process takes, on the graphics card where it trains on one
     learning_rate: float | None = None  # of the UNet's LoRA, or whatever is trained first
+    alarm: str = ""  # a sentence while something is wrong that does not end the run
 
 
 @dataclass(frozen=True)

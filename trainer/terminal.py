@@ -67,8 +67,13 @@ class _Teller:
 def training_bar() -> Iterator:
     """Yields the listener that trainer.loop reports to: a bar with epoch, loss, speed and time left."""
     with bar("Preparing") as advance:
+        alarm = ""
 
         def listen(state: str, message: str, progress: runs.Progress) -> None:
+            nonlocal alarm
+            if progress.alarm and not alarm:
+                console.print(f"[yellow]{plain(progress.alarm)}[/]")
+            alarm = progress.alarm
             if state == "preparing":
                 advance(0, None, description=message or "Preparing")
             elif state == "training":
@@ -152,6 +157,8 @@ def print_run(run: Run) -> None:
     if status.message:
         console.print("  " + plain(status.message))
     progress = status.progress
+    if progress.alarm:
+        console.print(f"  [yellow]{plain(progress.alarm)}[/]")
     if progress.steps:
         console.print(f"  step {progress.step}/{progress.steps}  {figures(progress)}")
     if status.updated:

@@ -210,6 +210,8 @@ def say_message(run: Run, status: Status, starting: bool) -> None:
         st.error(escape(_("It did not start: {why}").format(why=why)))
     elif status.message:
         st.caption(escape(said(status.message)))
+    if status.state == "training" and status.progress.alarm:
+        st.warning(escape(said(status.progress.alarm)))
 
 
 def remedy_for(text: str) -> str:

@@ -9,7 +9,9 @@ import pytest
 
 from trainer import files, presets
 from trainer.errors import UserError
+from trainer.record import Recorder
 from trainer.run import Progress, Run, find_runs, slug
+from trainer.terminal import print_run
 
 
 @pytest.fixture
@@ -21,6 +23,23 @@ def test_a_new_run_is_queued_and_keeps_its_config(run):
     assert run.status.state == "queued"
     assert run.config.name == "moss"
     assert run.name.endswith("-moss")
+
+
+def test_steps_that_suddenly_take_much_longer_raise_an_alarm(run, capsys):
+    recorder = Recorder(run)
+    recorder.state("training", epochs=1, steps=200)
+
+    def alarm_after(seconds: float) -> str:
+        for _ in range(20):
+            recorder.step(seconds, step=1)
+        recorder.state("training")
+        return run.recorded_status().progress.alarm
+
+    assert alarm_after(1.0) == alarm_after(1.5) == ""  # another bucket
+    assert "Steps take 8 times as long as before" in alarm_after(8.0)
+    print_run(run)
+    assert "8 times" in capsys.readouterr().out
+    assert alarm_after(1.2) == ""
 
 
 def test_two_runs_in_one_minute_get_two_folders(tmp_path):
