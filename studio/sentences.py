@@ -18,7 +18,16 @@ from studio import language
 
 ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
-SPOKEN = ("checks.py", "recommend.py", "vote.py", "lifetime.py", "run.py", "record.py", "loop.py", "dataset/findings.py")
+SPOKEN = (
+    "checks.py",
+    "recommend.py",
+    "vote.py",
+    "lifetime.py",
+    "run.py",
+    "record.py",
+    "loop.py",
+    "dataset/findings.py",
+)
 TERMINAL = ("cli", "toybox", "demo.py", "doctor.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")
