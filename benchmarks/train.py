@@ -3,6 +3,7 @@
     python benchmarks/train.py --family sd15 --size 128 --batch 1            one row
     python benchmarks/train.py --family sd15 --size 128 --switches           a row for each switch
     python benchmarks/train.py --family sdxl --size 1024 --batch 1 4 8 --switches     on a GPU
+    python benchmarks/train.py --convolutions            those at the bottom of a UNet, as products and torch's way
 
 Each row runs in a process of its own, so that its peak memory is its own. Rows are appended to RESULTS.md beside this
 file. Seconds a step are those of the fastest of the steps after the first; CPU seconds are the process's own, which
@@ -167,6 +168,39 @@ def measure(family: str, size: int, batch: int, steps: int, changes: dict) -> di
     }
 
 
+def convolutions() -> str:
+    """Processor milliseconds of 3×3 convolutions forward and backward on a CPU: torch's own way, as matrix products."""
+    import torch
+    from torch import nn
+
+    from trainer.families.convolutions import ProductConv2d
+
+    def milliseconds(layer, picture) -> float:
+        best = float("inf")
+        for _ in range(6):
+            started = time.process_time()
+            torch.autograd.grad(layer(picture).sum(), picture)
+            best = min(best, time.process_time() - started)
+        return 1000 * best
+
+    rows = ["| channels | places | | torch's own | as products |", "|---|---|---|--:|--:|"]
+    for dtype in (torch.float32, torch.bfloat16):
+        for inputs, outputs, side in [
+            (1280, 1280, 2),
+            (1280, 1280, 4),
+            (2560, 1280, 4),
+            (1280, 1280, 8),
+            (640, 640, 8),
+        ]:
+            layer = ProductConv2d(inputs, outputs, 3, padding=1).to(dtype).requires_grad_(False)
+            picture = torch.randn(1, inputs, side, side, dtype=dtype, requires_grad=True)
+            own = milliseconds(lambda x, layer=layer: nn.Conv2d.forward(layer, x), picture)
+            ours = milliseconds(layer, picture)
+            name = str(dtype).removeprefix("torch.")
+            rows.append(f"| {inputs} → {outputs} | {side}×{side} | {name} | {own:.1f} | {ours:.1f} |")
+    return "\n".join(rows)
+
+
 def matmul_ceiling(device: str, dtype) -> float:
     """Floating-point operations a second in the best of five large matrix products."""
     import torch
@@ -204,10 +238,14 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cpu leaves a GPU alone")
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, help="which of the switches; all if none is named")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # one row, in this process: the changes as JSON
+    parser.add_argument("--convolutions", action="store_true", help="only these, printed")
     parser.add_argument("--note", default="", help="said above the table")
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    if arguments.convolutions:
+        print(convolutions())
+        return
     if arguments.row is not None:
         found = measure(
             arguments.family, arguments.size, arguments.batch[0], arguments.steps, json.loads(arguments.row)
