@@ -23,7 +23,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -133,7 +133,10 @@ class Run:
         """The status as last written, whether or not somebody is still at work."""
         try:
             values = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
-            return Status(**{**values, "progress": Progress(**values["progress"])})
+            # What another version of the trainer says beyond this one's is left out.
+            known = {field.name for field in fields(Progress)} & values["progress"].keys()
+            progress = Progress(**{name: values["progress"][name] for name in known})
+            return Status(**{**values, "progress": progress})
         except FileNotFoundError:
             return Status("queued")
         except (ValueError, TypeError, KeyError, OSError) as error:

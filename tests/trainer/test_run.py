@@ -42,6 +42,15 @@ def test_steps_that_suddenly_take_much_longer_raise_an_alarm(run, capsys):
     assert alarm_after(1.2) == ""
 
 
+def test_a_newer_trainers_status_is_read_as_far_as_it_is_known(run):
+    run.write_status("stopped", "at step 3", Progress(step=3))
+    path = run.path / "status.json"
+    values = json.loads(path.read_text())
+    values["progress"]["temperature"] = 71
+    path.write_text(json.dumps(values))
+    assert (run.status.state, run.status.progress.step) == ("stopped", 3)
+
+
 def test_two_runs_in_one_minute_get_two_folders(tmp_path):
     config = presets.layer({"name": "moss"})
     first, second = Run.create(config, tmp_path), Run.create(config, tmp_path)
