@@ -49,9 +49,8 @@ def sample(lora: Path, config: TrainConfig, training: BaseModel, step: int, stop
         try:
             return _render(lora, config, training.sha256(), step, str(device), stopping)
         except (UserError, torch.OutOfMemoryError) as error:
-            reason = str(
-                error
-            )  # the error itself holds the pictures' base, which has to go before the training is back
+            # The error itself holds the pictures' base, which has to go before the training is back.
+            reason = str(error)
     raise UserError(reason)
 
 
