@@ -169,11 +169,11 @@ def test_an_import_that_cannot_be_read_is_named(open_page, words, pictures):
 
 
 def test_an_import_reads_no_other_file_of_this_machine(open_page, words, pictures, here):
-    (here / "secret.toml").write_text("network_dim = 77")
+    (here / "secret.toml").write_text("network_dim = 6317")
     page = open_page("train")
     content = f'network_dim = 8\nconfig_file = "{(here / "secret.toml").as_posix()}"'
     page.file_uploader(key="import").upload("a.toml", content.encode()).run()
-    assert "which is not part of it" in words(page) and "77" not in words(page)
+    assert "which is not part of it" in words(page) and "6317" not in words(page)
 
 
 ANSWER = {
