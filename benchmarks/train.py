@@ -2,38 +2,43 @@
 
     python benchmarks/train.py --family sd15 --size 128 --batch 1            one row
     python benchmarks/train.py --family sd15 --size 128 --switches           a row for each switch
-    python benchmarks/train.py --family sdxl --size 1024 --batch 1 4 8 --switches     on a GPU
+    python benchmarks/train.py --family sdxl --size 1024 --batch 1 4 --switches --preset sdxl-8gb     on a GPU
     python benchmarks/train.py --convolutions            those at the bottom of a UNet, as products and torch's way
 
-Each row runs in a process of its own, so that its peak memory is its own. Rows are appended to RESULTS.md beside this
-file. Seconds a step are those of the fastest of the steps after the first; CPU seconds are the process's own, which
-other work on the machine disturbs less. MFU is what the step's arithmetic (counted, matrix products and convolutions)
+Rows are appended to RESULTS.md beside this file. On a processor seconds a step are those of the fastest of the steps
+after the first, and CPU seconds the process's own, which other work on the machine disturbs less; on a GPU the mean of
+steps one behind the other. MFU is what the step's arithmetic (counted, matrix products and convolutions)
 takes of a ceiling measured in the same process: large matrix products in the same precision.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
 BASES = Path(os.environ.get("LORA_STUDIO_BENCH", ROOT / "benchmarks" / ".bases"))
+BF16 = {"model.precision": "bf16"}
 SWITCHES = {
     "as it is": {},
-    "bf16": {"model.precision": "bf16"},
-    "checkpointing": {"model.gradient_checkpointing": True},
-    "AdamW8bit": {"optimizer.name": "AdamW8bit"},
-    "text encoder trained": {"adapter.text_encoder": True},
-    "xformers": {"model.attention": "xformers"},
+    "bf16": BF16,
+    "bf16, checkpointing": BF16 | {"model.gradient_checkpointing": True},
+    "bf16, CUDA graphs": BF16 | {"model.cuda_graphs": True},
+    "bf16, compile": BF16 | {"model.compile": True},
+    "bf16, compile, CUDA graphs": BF16 | {"model.compile": True, "model.cuda_graphs": True},
+    "bf16, nf4 base": BF16 | {"model.quantize": "nf4"},
+    "bf16, AdamW8bit": BF16 | {"optimizer.name": "AdamW8bit"},
+    "bf16, text encoder trained": BF16 | {"adapter.text_encoder": True},
+    "bf16, xformers": BF16 | {"model.attention": "xformers"},
 }
 
 
@@ -46,9 +51,12 @@ def base_model(family: str) -> Path:
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+    from trainer.environment import default_device
+
     xl = family == "sdxl"
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float16)
+    torch.set_default_device(default_device())  # a processor takes a minute to draw SDXL's weights
     if xl:
         unet = UNet2DConditionModel(
             block_out_channels=(320, 640, 1280),
@@ -88,6 +96,7 @@ def base_model(family: str) -> Path:
         )
         CLIPTextModelWithProjection(giant).save_pretrained(folder / "text_encoder_2")
     torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
     shutil.copy(toybox / "model_index.json", folder)  # last: the folder is whole
     return folder
 
@@ -104,64 +113,92 @@ def draw(folder: Path, count: int, size: int) -> Path:
     return folder
 
 
+def configuration(family: str, size: int, batch: int, changes: dict, pictures: Path):
+    """The settings of one row. A preset's name under "preset" brings its own, but for what makes rows comparable."""
+    from trainer import presets
+
+    plain = {
+        "model.precision": "fp32",
+        "adapter.text_encoder": False,
+        "adapter.rank": 16,
+        "optimizer.name": "AdamW",
+        "loop.batch_size": batch,
+        "evaluation.batch_size": 1,
+    }
+    name = changes.get("preset")
+    given = presets.load(str(presets.SHIPPED / f"{name}.toml")).values if name else plain
+    same = {
+        "name": "bench",
+        "model.base": str(base_model(family)),
+        "data.folder": str(pictures),
+        "data.trigger": "moss",
+        "data.resolution": size,
+        "data.bucket_min": 64,
+        "data.shuffle_tags": False,
+    }
+    changes = {path: value for path, value in changes.items() if path != "preset"}
+    return presets.layer(given, same | changes)
+
+
+def foretell(family: str, size: int, batch: int, changes: dict, device: str) -> dict:
+    """What `lora-studio estimate` says of a row."""
+    from trainer import estimate
+    from trainer.examples import load_examples
+
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
+        config = configuration(family, size, batch, changes, draw(Path(folder) / "pictures", batch, size))
+        said = estimate.estimate(config, load_examples(config.data), device=device)
+    return {"flops": said.flops, "foretold": said.peak, "foretold_in_steps": sum(said.training.values())}
+
+
 def measure(family: str, size: int, batch: int, steps: int, changes: dict) -> dict:
     """One row, in this process."""
     import torch
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
-    from trainer import environment, estimate, loop, presets
-    from trainer.examples import load_examples
+    from trainer import environment, estimate, loop
     from trainer.record import Recorder
     from trainer.run import Run
 
     device = environment.default_device()
-    base = base_model(family)
+    on_card = device == "cuda"
+    if on_card:
+        environment.release_memory()
+        torch.cuda.reset_peak_memory_stats()
     with TemporaryDirectory() as folder:
         os.chdir(folder)  # where the cache goes, so that each row fills its own
-        values = {
-            "name": "bench",
-            "model.base": str(base),
-            "model.precision": "fp32",
-            "data.folder": str(draw(Path(folder) / "pictures", batch, size)),
-            "data.trigger": "moss",
-            "data.resolution": size,
-            "data.bucket_min": 64,
-            "data.shuffle_tags": False,
-            "adapter.text_encoder": False,
-            "adapter.rank": 16,
-            "optimizer.name": "AdamW",
-            "loop.batch_size": batch,
-            "evaluation.batch_size": 1,
-        }
-        config = presets.layer(values, changes)
-        foretold = estimate.estimate(config, load_examples(config.data))
+        config = configuration(family, size, batch, changes, draw(Path(folder) / "pictures", batch, size))
         started = time.perf_counter()
         precision = config.model.precision
+        AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision, but for benchmarks
         accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(precision, precision))
         trainer = loop.Trainer(Run.create(config), config, accelerator, Recorder(Run(folder), active=False), set())
         prepared = time.perf_counter() - started
-        first = trainer.rehearse(1)[0]
+        before = estimate.peak_memory(device)
+        if on_card:
+            torch.cuda.reset_peak_memory_stats()
+        first = trainer.rehearse(1)
         cpu, seconds, held = [], [], []
-        for _ in range(steps):
-            before = time.process_time()
-            seconds += trainer.rehearse(1)
-            cpu.append(time.process_time() - before)
+        for _ in range(2 if on_card else steps):
+            before_it = time.process_time()
+            seconds.append(trainer.rehearse(steps if on_card else 1))
+            cpu.append((time.process_time() - before_it) / (steps if on_card else 1))
             held.append(estimate.resident())
         cached = time.perf_counter()
         for index in range(batch):
             trainer.batches.latents[index, 0]
         cached = time.perf_counter() - cached
-    ceiling = matmul_ceiling(device, environment.DTYPES[precision])
+        accelerator.free_memory()
+        os.chdir(ROOT)
     return {
         "seconds": min(seconds),
         "cpu_seconds": min(cpu),
         "pictures": batch / min(seconds),
-        "mfu": foretold.flops / min(seconds) / ceiling,
-        "ceiling": ceiling,
-        "peak": estimate.peak_memory(device),
-        "foretold": foretold.peak,
-        "in_steps": torch.cuda.max_memory_allocated() if device == "cuda" else max(held),
-        "foretold_in_steps": sum(foretold.training.values()),
+        "ceiling": matmul_ceiling(device, environment.DTYPES[precision]),
+        "peak": max(before, estimate.peak_memory(device)),
+        "in_steps": estimate.peak_memory(device) if on_card else max(held),
         "first": prepared + first,
         "cache": batch / max(cached, 1e-9),
         "device": environment.device_name(device),
@@ -217,9 +254,10 @@ def matmul_ceiling(device: str, dtype) -> float:
 
 def row(name: str, found: dict) -> str:
     sizes = [f"{found[key] / 1e9:.2f}" for key in ("peak", "foretold", "in_steps", "foretold_in_steps")]
-    numbers = [f"{found['seconds']:.2f}", f"{found['cpu_seconds']:.2f}", f"{found['pictures']:.2f}"]
+    numbers = [f"{found['seconds']:.3g}", f"{found['cpu_seconds']:.3g}", f"{found['pictures']:.3g}"]
+    share = found["flops"] / found["seconds"] / found["ceiling"]
     return " | ".join(
-        ["", name, *numbers, f"{found['mfu']:.0%}", *sizes, f"{found['first']:.0f}", f"{found['cache']:.0f}", ""]
+        ["", name, *numbers, f"{share:.0%}", *sizes, f"{found['first']:.0f}", f"{found['cache']:.0f}", ""]
     ).strip()
 
 
@@ -227,6 +265,29 @@ HEADER = (
     "| | s/step | CPU s/step | pictures/s | MFU | peak GB | foretold | in steps GB | foretold | s to first step "
     "| cache reads/s |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
 )
+
+
+def apart(function, *arguments):
+    """What a function gives in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def rows(family: str, size: int, chosen: list[tuple[str, int, dict]], steps: int, device: str) -> Iterator[dict]:
+    """The figures of each row. On a card all in this process, where the peak is counted anew for each; in main memory
+    each in a process of its own, whose peak is its own. A row that fails is said and left out."""
+    apart(base_model, family)  # what the first row takes must not hang on what it took to make the base
+    with ProcessPoolExecutor(max(1, (os.cpu_count() or 1) // 2), multiprocessing.get_context("spawn")) as pool:
+        said = [pool.submit(foretell, family, size, batch, changes, device) for _, batch, changes in chosen]
+        said = [one.result() for one in said]
+    for (name, batch, changes), expected in zip(chosen, said, strict=True):
+        arguments = (family, size, batch, steps, changes)
+        try:
+            found = measure(*arguments) if device == "cuda" else apart(measure, *arguments)
+        except Exception as error:  # a missing package, too little memory: the other rows are worth having
+            print(f"{name}, batch {batch}: {error}", file=sys.stderr, flush=True)
+            continue
+        yield {"name": f"{name}, batch {batch}", **found, **expected}
 
 
 def main() -> None:
@@ -237,7 +298,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cpu leaves a GPU alone")
     parser.add_argument("--switches", nargs="*", choices=SWITCHES, help="which of the switches; all if none is named")
-    parser.add_argument("--row", help=argparse.SUPPRESS)  # one row, in this process: the changes as JSON
+    parser.add_argument("--preset", nargs="*", default=[], help="rows of these presets with their own settings")
     parser.add_argument("--convolutions", action="store_true", help="only these, printed")
     parser.add_argument("--note", default="", help="said above the table")
     arguments = parser.parse_args()
@@ -246,37 +307,20 @@ def main() -> None:
     if arguments.convolutions:
         print(convolutions())
         return
-    if arguments.row is not None:
-        found = measure(
-            arguments.family, arguments.size, arguments.batch[0], arguments.steps, json.loads(arguments.row)
-        )
-        print(json.dumps(found))
-        return
-    from trainer.environment import versions
+    from trainer.environment import default_device, versions
 
-    # In a process of its own: what the first row took must not hang on what it took to make the base.
-    making = multiprocessing.get_context("spawn").Process(target=base_model, args=(arguments.family,))
-    making.start(), making.join()
-    chosen = (
-        SWITCHES if arguments.switches == [] else {name: SWITCHES[name] for name in arguments.switches or ["as it is"]}
-    )
-    rows, device = [], ""
-    for batch in arguments.batch:
-        for name, changes in chosen.items():
-            command = [sys.executable, __file__, "--family", arguments.family, "--size", str(arguments.size)]
-            command += ["--batch", str(batch), "--steps", str(arguments.steps), "--row", json.dumps(changes)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-                continue
-            found = json.loads(done.stdout.splitlines()[-1])
-            device = f"{found['device']}, matrix products at {found['ceiling'] / 1e9:.0f} GFLOP/s"
-            rows.append(row(f"{name}, batch {batch}", found))
-            print(rows[-1], flush=True)
+    names = list(SWITCHES) if arguments.switches == [] else arguments.switches or ["as it is"]
+    chosen = [(name, batch, SWITCHES[name]) for batch in arguments.batch for name in names]
+    chosen += [(name, 1, {"preset": name}) for name in arguments.preset]
+    lines, device = [], ""
+    for found in rows(arguments.family, arguments.size, chosen, arguments.steps, default_device()):
+        device = f"{found['device']}, matrix products at {found['ceiling'] / 1e9:.0f} GFLOP/s"
+        lines.append(row(found["name"], found))
+        print(lines[-1], flush=True)
     packages = versions()
     built = ", ".join(f"{name} {packages[name]}" for name in ("python", "torch", "diffusers", "peft", "accelerate"))
     title = f"## {arguments.family}, {arguments.size} px, rank 16 · {time.strftime('%Y-%m-%d')}"
-    text = "\n\n".join(filter(None, [title, f"{device}; {built}", arguments.note, HEADER + "\n".join(rows)]))
+    text = "\n\n".join(filter(None, [title, f"{device}; {built}", arguments.note, HEADER + "\n".join(lines)]))
     with open(ROOT / "benchmarks" / "RESULTS.md", "a", encoding="utf-8") as file:
         file.write(f"\n{text}\n")
 

@@ -48,10 +48,13 @@ class Batch:
     def __len__(self) -> int:
         return len(self.captions)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All but the captions, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device) -> Batch:
         """On the device, without waiting for what it is at."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: environment.upload(value, device) for name, value in tensors.items()})
+        return replace(self, **{name: environment.upload(value, device) for name, value in self.tensors().items()})
 
 
 # ── the cache ───────────────────────────────────────────────────────────────────────────────────────────

@@ -70,6 +70,10 @@ def unused_by_this_kind(config: TrainConfig, examples: list[Example]) -> Iterato
         what = "module dropout" if pairs else adapter.kind
         reason = f"{what} throws dice in every layer, and compiled code stops for each: little is gained."
         yield Problem("model.compile", "warning", reason, "false")
+    if config.model.cuda_graphs and (adapter.text_encoder or adapter.module_dropout):
+        what = "a text encoder that is trained" if adapter.text_encoder else "module dropout"
+        reason = f"with {what} every step does something else, and a recording cannot be replayed."
+        yield Problem("model.cuda_graphs", "error", reason, "false")
     if config.model.quantize == "nf4" and not pairs:
         reason = f"{adapter.kind} needs the base's weights whole; fp8 and int8 keep their shape."
         yield Problem("model.quantize", "error", reason, "fp8")

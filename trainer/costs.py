@@ -22,6 +22,7 @@ from trainer import environment, losses, optimizers, quantize
 from trainer.adapters import Adapter
 from trainer.config import TrainConfig
 from trainer.families.base import BaseModel, Conditioning
+from trainer.families.convolutions import as_products
 from trainer.families.outline import outline
 
 
@@ -33,6 +34,14 @@ class Cost:
     flops: int
 
 
+# torch counts the attention of graphics cards; here the same is computed by the kernel for processors.
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention
+FORMULAS = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[ATTENTION],
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention_backward
+    ],
+}
 # Where a convolution's weight stands among its arguments.
 WEIGHTS = {torch.ops.aten.convolution: 1, torch.ops.aten.convolution_backward: 2}
 
@@ -50,7 +59,7 @@ class Meter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+        formula = FORMULAS.get(func._overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         for value in tree_leaves(result):
@@ -80,9 +89,11 @@ class Dummy:
         self.config, self.device = config, device
         dtype = environment.DTYPES[config.model.precision]
         self.model: BaseModel = outline(config.model.base, dtype, config.model.vae)
+        if device == "cpu":
+            as_products(self.model.unet)
         self.texts_learn = config.trains_any(self.model.family.text_components)
         if config.model.gradient_checkpointing:
-            environment.use_checkpointing(self.model, self.texts_learn)
+            environment.use_checkpointing(self.model, self.texts_learn, config.adapter.drops)
         trains = lambda component, block: config.learning_rate(component, block) > 0  # noqa: E731
         self.adapter = Adapter.attach(self.model, config.adapter, seed=0, trains=trains)
         self.parts = {name: _bytes(module) for name, module in self.model.modules().items()}
@@ -106,10 +117,9 @@ class Dummy:
         def work() -> None:
             latents = torch.randn(batch, 4, size[1] // 8, size[0] // 8)
             timesteps, sizes = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, 6)
-            with self._autocast():
-                with torch.set_grad_enabled(self.texts_learn and encodes):
-                    conditioning = self._conditioning(batch, chunks, encodes)
-                predicted = model.family.predict(model, latents, timesteps, conditioning, sizes)
+            with torch.set_grad_enabled(self.texts_learn and encodes):
+                conditioning = self._conditioning(batch, chunks, encodes)
+            predicted = model.family.predict(model, latents, timesteps, conditioning, sizes)
             ones = torch.ones(batch)
             losses.error(config.loss, predicted, torch.randn_like(latents), ones).sum().backward()
 
@@ -152,10 +162,6 @@ class Dummy:
     @property
     def _texts(self) -> list[nn.Module]:
         return self.model.text_encoders
-
-    def _autocast(self):
-        precision = self.config.model.precision
-        return torch.autocast("cpu", environment.DTYPES[precision], enabled=precision != "fp32")
 
     def _measure(self, work: Callable[[], None]) -> Cost:
         modules = (*self.model.modules().values(), self.model.vae)

@@ -8,11 +8,13 @@ import platform
 import sys
 import time
 from collections import Counter
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import TrainConfig
 from trainer.dataset import captions
@@ -165,24 +167,31 @@ def use_attention(unet, name: str) -> str:
 
 
 def use_compile(unet) -> str:
-    """Let torch.compile build the UNet's code. Returns the sentence to print when it cannot, else nothing.
+    """Let torch.compile build the code of the UNet's blocks. Returns the sentence to print when it cannot.
 
-    Each picture size is compiled for itself: which sizes came first must not decide how later ones are computed,
-    or a resumed run would differ in its last bits.
+    Block by block: the many that are alike are compiled once. Each picture size is compiled for itself: which sizes
+    came first must not decide how later ones are computed, or a resumed run would differ in its last bits.
     """
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+
     try:
         torch.compile(lambda x: (x * 2).sin())(torch.ones(2, device=unet.device))
     except Exception as error:  # no compiler, no Triton, an unwritable cache: its parts raise what they like
         lines = str(error).strip().splitlines()
         return f"torch.compile cannot be used ({lines[0] if lines else type(error).__name__}); training without it."
     torch._dynamo.config.recompile_limit = 256
-    unet.compile(dynamic=False)
+    for block in unet.modules():
+        if isinstance(block, (BasicTransformerBlock, ResnetBlock2D)):
+            block.compile(dynamic=False)
     return ""
 
 
-def use_checkpointing(model, text_encoder: bool) -> None:
-    """Recompute activations in the backward pass instead of keeping them."""
-    model.unet.enable_gradient_checkpointing()
+def use_checkpointing(model, text_encoder: bool, draws: bool) -> None:
+    """Recompute activations in the backward pass instead of keeping them. `draws`: the adapter has dropouts, which
+    must draw the same again; looking after the generators for nothing would cost time, and cannot be recorded."""
+    again = partial(checkpoint, use_reentrant=False, preserve_rng_state=draws)
+    model.unet.enable_gradient_checkpointing(again)
     model.unet.train()  # diffusers and transformers check the mode; neither model has active dropout
     if text_encoder:
         for encoder in model.text_encoders:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -27,9 +27,10 @@ from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.examples import Example, load_examples
-from trainer.families.base import BaseModel
+from trainer.families.base import BaseModel, Conditioning
 from trainer.families.schedule import zero_terminal_snr
 from trainer.files import write_json
+from trainer.graphs import Graphs
 from trainer.record import Listener, Recorder
 from trainer.run import Run
 from trainer.sampling import sample
@@ -72,6 +73,7 @@ class Trainer:
         self.average = Average(self.adapter, config.loop.ema_decay)
         self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
         self.position = self._restore()
+        self.graphs = Graphs(self._recordable, self.adapter.parameters()) if self._records() else None
         self._pending: tuple[int, dict[str, float], environment.Figure] | None = None
 
     # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
@@ -97,7 +99,8 @@ class Trainer:
         if said := environment.use_attention(model.unet, settings.attention):
             self.recorder.state("preparing", said)
         if settings.gradient_checkpointing:
-            environment.use_checkpointing(model, self.config.trains_any(model.family.text_components))
+            trains_text = self.config.trains_any(model.family.text_components)
+            environment.use_checkpointing(model, trains_text, self.config.adapter.drops)
         if self.accelerator.is_main_process:
             write_json(self.run.path / "environment.json", environment.describe(model, device))
         return model
@@ -198,15 +201,13 @@ class Trainer:
                 return
         self.recorder.state("finished", f"{self.epochs} epochs saved in {self.run.path / 'epochs'}.")
 
-    def rehearse(self, updates: int) -> list[float]:
-        """Seconds of each of the first updates, taken in earnest; nothing is saved or recorded."""
-        seconds = []
+    def rehearse(self, updates: int) -> float:
+        """Mean seconds of the first updates, taken in earnest one behind the other; nothing is saved or recorded."""
+        started = time.perf_counter()
         for number in range(updates):
-            started = time.perf_counter()
             self._update(0, self._updates(0)[number % self.updates_per_epoch])
-            self._pending[2].item()  # waits for the device
-            seconds.append(time.perf_counter() - started)
-        return seconds
+        self._pending[2].item()  # waits for the device
+        return (time.perf_counter() - started) / updates
 
     def _epoch(self, epoch: int) -> bool:
         """One time through all pictures. False when a stop came in between, whose state is saved then."""
@@ -236,11 +237,9 @@ class Trainer:
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
         for position, indices in processes.part(self.accelerator, group):
-            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod).to(self.accelerator.device)
-            self._seed_dropout(epoch, position)
-            loss = (self._loss(batch) * batch.weights).sum() / examples
-            self.accelerator.backward(loss)
-            total += loss.detach()
+            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
+            batch = replace(batch, weights=batch.weights / examples).to(self.accelerator.device)
+            total += self._backward(batch, lambda position=position: self._seed_dropout(epoch, position))
         rates = self._step_optimizer()
         self._settle()
         self._pending = (
@@ -254,13 +253,43 @@ class Trainer:
         """The adapter's dropouts draw from torch's own generators: on a resume they must draw the same again."""
         torch.manual_seed(random.Random(f"{self.config.loop.seed}/{epoch}/{position}/dropout").getrandbits(63))
 
+    def _backward(self, batch: Batch, seed: Callable[[], None]) -> Tensor:
+        """Add a batch's gradients to what is there; returns its part of the update's loss."""
+        if self.graphs is None:
+            seed()
+            loss = (self._loss(batch) * batch.weights).sum()
+            self.accelerator.backward(loss)
+            return loss.detach()
+        tensors = {**batch.tensors(), **self.encode(batch.captions).tensors()}
+        self.graphs.prepare(tensors)
+        seed()
+        return self.graphs(tensors)
+
+    def _recordable(self, tensors: dict[str, Tensor]) -> Tensor:
+        rest = dict(tensors)
+        conditioning = Conditioning(rest.pop("hidden"), rest.pop("pooled", None))
+        batch = Batch(captions=[], **rest)
+        loss = (self._error(batch, conditioning) * batch.weights).sum()
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _records(self) -> bool:
+        """Whether steps are recorded: on an NVIDIA card, where that is asked for."""
+        if not self.config.model.cuda_graphs:
+            return False
+        if self.accelerator.device.type != "cuda":
+            self.recorder.state("preparing", "model.cuda_graphs has no effect here: it needs an NVIDIA card.")
+        return self.accelerator.device.type == "cuda"
+
     def _loss(self, batch: Batch) -> Tensor:
         """Weighted error of each picture of a batch on the device, [B]."""
+        return self._error(batch, self.encode(batch.captions))
+
+    def _error(self, batch: Batch, conditioning: Conditioning) -> Tensor:
         timesteps = batch.timesteps
         noisy = losses.add_noise(batch.latents, batch.added, self.alphas_cumprod, timesteps)
-        with self.accelerator.autocast():
-            conditioning = self.encode(batch.captions)
-            predicted = self.model.family.predict(self.model, noisy, timesteps, conditioning, batch.sizes)
+        # No autocast: the base is in its precision already, and autocast would compute every norm in float32.
+        predicted = self.model.family.predict(self.model, noisy, timesteps, conditioning, batch.sizes)
         kind = self.model.prediction_type
         wanted = losses.target(batch.latents, batch.noise, self.alphas_cumprod, timesteps, kind)
         ratio = losses.snr(self.alphas_cumprod, timesteps)
@@ -279,7 +308,7 @@ class Trainer:
         if self.config.loop.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.zero_grad(set_to_none=self.graphs is None)
         if self.config.adapter.scale_weight_norms > 0:
             self.adapter.limit_norms(self.config.adapter.scale_weight_norms)
         self.average.step()

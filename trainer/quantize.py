@@ -131,7 +131,7 @@ class Fp8Linear(_Fp8, nn.Linear):
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(*_cast(x, self.bias), self)
+        return _Apply.apply(x, self.bias, self)
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.linear(x, weight, bias)
@@ -149,20 +149,13 @@ class Fp8Conv2d(_Fp8, nn.Conv2d):
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Apply.apply(*_cast(x, self.bias), self)
+        return _Apply.apply(x, self.bias, self)
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return functional.conv2d(x, weight, bias, self.stride, self.padding)
 
     def to_input(self, shape: torch.Size, weight: Tensor, gradient: Tensor) -> Tensor:
         return nn.grad.conv2d_input(shape, weight, gradient, self.stride, self.padding)
-
-
-def _cast(x: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """What autocast would do with a plain layer: it does not look inside a function of our own."""
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    return x.to(dtype), None if bias is None else bias.to(dtype)
 
 
 class _Apply(torch.autograd.Function):

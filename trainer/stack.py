@@ -109,21 +109,32 @@ class Stack:
 
     def _read(self, path: Path) -> dict[nn.Module, Pair]:
         """Module -> (down, up · alpha / rank), in the base's precision on its device."""
-        tensors, pairs = kohya.read(path).tensors, {}
+        tensors, names, scales = kohya.read(path).tensors, [], []
         for name in dict.fromkeys(key.partition(".")[0] for key in tensors):
             if name not in self._places:
                 raise UserError(
                     f"{path} does not fit {self.model.name} ({self.model.family.title}): the model has no module "
                     f"for {name}. Use the kind of base it was trained on."
                 )
-            down, up = tensors[f"{name}.{DOWN}"], tensors[f"{name}.{UP}"].float()
-            self._check(path, name, down, up)
+            down = tensors[f"{name}.{DOWN}"]
+            self._check(path, name, down, tensors[f"{name}.{UP}"])
             # Without an alpha every tool takes scale 1.
             alpha = tensors.get(f"{name}.{ALPHA}")
-            scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-            place = {"device": self.model.device, "dtype": self.model.dtype}
-            pairs[self._places[name][2]] = (down.to(**place), (up.flatten(1) * scale).to(**place))
-        return pairs
+            names.append(name)
+            scales.append(1.0 if alpha is None else float(alpha) / down.shape[0])
+        downs = self._moved([tensors[f"{name}.{DOWN}"] for name in names], [1.0] * len(names))
+        ups = self._moved([tensors[f"{name}.{UP}"].flatten(1) for name in names], scales)
+        return {self._places[name][2]: pair for name, pair in zip(names, zip(downs, ups))}
+
+    def _moved(self, matrices: list[Tensor], scales: list[float]) -> list[Tensor]:
+        """Scaled, in the base's precision on its device: in one piece, since hundreds of small copies take longer."""
+        device = self.model.device
+        flat = torch.cat([matrix.flatten() for matrix in matrices]).to(device).float()
+        if set(scales) != {1.0}:
+            sizes = torch.tensor([matrix.numel() for matrix in matrices], device=device)
+            flat *= torch.tensor(scales, device=device).repeat_interleave(sizes, output_size=len(flat))
+        parts = flat.to(self.model.dtype).split([matrix.numel() for matrix in matrices])
+        return [part.view(matrix.shape) for part, matrix in zip(parts, matrices)]
 
     def _check(self, path: Path, name: str, down: Tensor, up: Tensor) -> None:
         module = self._places[name][2]
@@ -144,6 +155,9 @@ class Stack:
             some = next(filter(None, pairs), None)
             if some is None:
                 continue
+            if len(pairs) == 1:
+                yield module, (some[0][None], some[1][None])
+                continue
             rank = max(down.shape[0] for down, _ in filter(None, pairs))
             downs = some[0].new_zeros(len(sets), rank, *some[0].shape[1:])
             ups = some[1].new_zeros(len(sets), some[1].shape[0], rank)
@@ -159,9 +173,9 @@ class Stack:
             weight = lora.unet if self._components[module] == "unet" else lora.text_encoder
             if weight and module in self._files[lora.path]:
                 down, up = self._files[lora.path][module]
-                pairs.append((down, up * weight))
-        if not pairs:
-            return None
+                pairs.append((down, up if weight == 1 else up * weight))
+        if len(pairs) < 2:
+            return pairs[0] if pairs else None
         return torch.cat([down for down, _ in pairs]), torch.cat([up for _, up in pairs], dim=1)
 
     # ── the forward pass ────────────────────────────────────────────────────────────────────────────

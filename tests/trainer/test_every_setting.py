@@ -124,6 +124,7 @@ CHANGES: dict[str, tuple] = {
 ELSEWHERE = {
     "model.no_half_vae": "test_precision.py::test_no_half_vae_is_obeyed",
     "model.compile": "test_precision.py::test_a_compiled_run_has_the_same_losses",
+    "model.cuda_graphs": "test_precision.py::test_recorded_steps_are_the_same_and_are_asked_for",
     "model.attention": "test_every_setting.py::test_xformers_is_asked_and_its_absence_said",
     "model.gradient_checkpointing": "test_every_setting.py::test_checkpointing_recomputes_and_changes_nothing",
     "evaluation.prompts": "test_evaluate.py::test_the_grid_has_the_base_first_and_every_epoch_from_its_file",

@@ -8,10 +8,12 @@ import torch
 import trainees
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from test_adapters import outputs
 from test_kinds import config_of, learned
 
-from trainer import environment, families, quantize
+from trainer import checks, environment, families, presets, quantize
 from trainer.adapters import Adapter
 from trainer.batches import cache_latents
 from trainer.config import AdapterConfig
@@ -217,7 +219,7 @@ def test_a_compiled_run_has_the_same_losses(trainer, folders, tmp_path, monkeypa
         losses[compiled] = [entry["loss"] for entry in made.run.metrics()]
         graphs[compiled] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         assert not torch._dynamo.utils.counters["graph_break"]
-    assert graphs == {False: 0, True: 2}  # the probe's graph, and one for the one size of pictures
+    assert graphs[False] == 0 and graphs[True] > 1  # the probe's, and one for each kind of block at its size
     assert len(losses[True]) == 3 and losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
@@ -227,7 +229,7 @@ def test_compiled_code_computes_the_same(folders):
     model = families.load(str(folders["sd15"]))
     adapter = Adapter.attach(model, AdapterConfig(rank=2, alpha=2, only="MID", text_encoder=False), seed=0)
     learned(adapter)
-    block = model.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    block = model.unet.mid_block.attentions[0].transformer_blocks[0]
     block.device = model.unet.device
     x, words = torch.randn(1, 4, 64), torch.randn(1, 8, 64)
 
@@ -242,7 +244,7 @@ def test_compiled_code_computes_the_same(folders):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     (answer, gradients), why = said(), environment.use_compile(block)
-    assert not why and len(gradients) == 8
+    assert not why and len(gradients) == 20
     compiled, compiled_gradients = said()
     # The probe of use_compile, the block forward and the block backward.
     assert (
@@ -256,12 +258,38 @@ def test_compiled_code_computes_the_same(folders):
 
 def test_each_size_of_pictures_is_compiled_for_itself(trainer, monkeypatch):
     calls = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: calls.append((type(module), options)))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: calls.append((module, options)))
     made = trainer(model__compile=True)
-    assert calls == [(type(made.model.unet), {"dynamic": False})]
+    blocks = [part for part in made.model.unet.modules() if isinstance(part, (BasicTransformerBlock, ResnetBlock2D))]
+    assert blocks and calls == [(block, {"dynamic": False}) for block in blocks]
     calls.clear()
     trainer()
     assert not calls
+
+
+def test_recorded_steps_are_the_same_and_are_asked_for(trainer, tmp_path):
+    """On an NVIDIA card a run whose steps are replayed, in several sizes of pictures; elsewhere a sentence."""
+    if not torch.cuda.is_available():
+        made, plain = trainer(model__cuda_graphs=True), trainer()
+        said = [(one.run.path / "status.json").read_text() for one in (made, plain)]
+        assert made.graphs is None and ["needs an NVIDIA card" in text for text in said] == [True, False]
+        return
+    losses = {}
+    for recorded in (False, True):
+        made = trainer(model__cuda_graphs=recorded, adapter__rank_dropout=0.2)
+        made.train()
+        losses[recorded] = [entry["loss"] for entry in made.run.metrics()]
+    assert len(made.graphs._recorded) > 1
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
+def test_what_a_recording_cannot_hold_is_said_before_the_run():
+    for kept in ({"adapter.text_encoder": True}, {"adapter.text_encoder": False, "adapter.module_dropout": 0.1}):
+        config = presets.layer({"data.folder": "x", "model.cuda_graphs": True}, kept)
+        assert "model.cuda_graphs" in {problem.setting for problem in checks.check(config, [])}
+        assert "model.cuda_graphs" not in {
+            problem.setting for problem in checks.check(presets.layer(kept, {"data.folder": "x"}), [])
+        }
 
 
 def test_a_machine_that_cannot_compile_trains_all_the_same(model, monkeypatch):

@@ -56,7 +56,7 @@ class Kind(ABC):
         ending = next(ending for ending in self.scaled if ending in own)
         return own if factor == 1 else {**own, ending: own[ending] * factor}
 
-    def prepare(self, layer: Any, settings: AdapterConfig) -> None:  # noqa: B027 - most need nothing
+    def prepare(self, layer: Any, settings: AdapterConfig) -> None:  # noqa: B027 - not every kind needs any
         """What the layer needs beyond what PEFT made."""
 
     def fit(self, layer: Any, own: Own) -> None:  # noqa: B027 - the rank says it all where PEFT knows no other shapes
@@ -129,7 +129,16 @@ class Dora(Lora):
         return {**super().weights(layer), "dora_scale": layer.magnitude}
 
 
-class Loha(Kind):
+class Lycoris(Kind):
+    """What PEFT's own layers need to serve a base in half precision."""
+
+    def prepare(self, layer: Any, settings: AdapterConfig) -> None:
+        from trainer.adapters.layers import computing_as_input
+
+        layer.__class__ = computing_as_input(type(layer))
+
+
+class Loha(Lycoris):
     """The element-wise product of two LoRAs: rank² from the size of two (Hyeon-Woo et al., FedPara, 2022; LyCORIS)."""
 
     endings = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
@@ -161,7 +170,7 @@ class Loha(Kind):
         return (own["hada_w1_a"].shape[0], own["hada_w1_b"].shape[1])
 
 
-class Lokr(Kind):
+class Lokr(Lycoris):
     """The Kronecker product of a small matrix and a LoRA: the smallest files (Edalati et al., KronA, 2022; LyCORIS)."""
 
     endings = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")

@@ -8,6 +8,8 @@ columns, it is the same as scaling the layer's input, and costs no second produc
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import torch
 from peft.tuners.lora import Conv2d as PeftConv2d
@@ -71,10 +73,7 @@ class _Kohya:
         )
 
     def _delta(self, x: Tensor) -> Tensor:
-        """ΔW · x · strength, in the dtype of x. Under autocast the matrices follow it, else the input follows them."""
-        dtype = x.dtype
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.down.dtype)
+        """ΔW · x · strength, in the dtype of x, which the float32 matrices follow."""
         # The factor goes onto the few ranks and not onto the wide output.
         scale = self.scaling[NAME] * self.strength
         ranks = self._down(x)
@@ -84,7 +83,7 @@ class _Kohya:
             kept = torch.rand(self._mask_shape(ranks), device=ranks.device) > self.rank_dropout
             ranks = ranks * kept
             scale = scale / (1 - self.rank_dropout)
-        return self._up(ranks * scale).to(dtype)
+        return self._up(ranks * scale)
 
     def change_norm(self) -> Tensor:
         """‖ΔW‖, from the two r × r Gram matrices: ΔW itself need not be made."""
@@ -94,11 +93,19 @@ class _Kohya:
 
 
 class LoraLinear(_Kohya, PeftLinear):
+    def forward(self, x: Tensor) -> Tensor:
+        base = self.base_layer
+        drawn = self.training and (self.dropout or self.rank_dropout or self.module_dropout)
+        # A packed base has its own product, and a DoRA another input.
+        if self.disable_adapters or drawn or self.magnitude is not None or type(base) is not nn.Linear:
+            return super().forward(x)
+        return Product.apply(x, base.weight, base.bias, self.down, self.up, self.scaling[NAME] * self.strength)
+
     def _down(self, x: Tensor) -> Tensor:
-        return functional.linear(x, self.down)
+        return functional.linear(x, self.down.to(x.dtype))
 
     def _up(self, ranks: Tensor) -> Tensor:
-        return functional.linear(ranks, self.up)
+        return functional.linear(ranks, self.up.to(ranks.dtype))
 
     def _mask_shape(self, ranks: Tensor) -> tuple[int, ...]:
         return (len(ranks), *(1,) * (ranks.ndim - 2), ranks.shape[-1])
@@ -106,16 +113,65 @@ class LoraLinear(_Kohya, PeftLinear):
 
 class LoraConv2d(_Kohya, PeftConv2d):
     def _down(self, x: Tensor) -> Tensor:
-        base = self.base_layer
+        base, down = self.base_layer, self.down.to(x.dtype)
         if math.prod(base.kernel_size) * math.prod(base.stride) == 1:
-            return pointwise(x, self.down)
-        return functional.conv2d(x, self.down, None, base.stride, base.padding, base.dilation)
+            return pointwise(x, down)
+        return functional.conv2d(x, down, None, base.stride, base.padding, base.dilation)
 
     def _up(self, ranks: Tensor) -> Tensor:
-        return pointwise(ranks, self.up)
+        return pointwise(ranks, self.up.to(ranks.dtype))
 
     def _mask_shape(self, ranks: Tensor) -> tuple[int, ...]:
         return (*ranks.shape[:2], 1, 1)
+
+
+class Product(torch.autograd.Function):
+    """x·Wᵀ + bias + scale · x·downᵀ·upᵀ with nothing written twice: the LoRA's part is added by the matrix product
+    that makes it, to the answer on the way forward and to the gradient on the way back.
+
+    x [..., in], weight [out, in] frozen, bias [out] or None, down [r, in], up [out, r] → [..., out]. The float32
+    matrices follow the dtype of x; autograd brings their gradients back to float32.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        rows, down, up = x.reshape(-1, x.shape[-1]), down.to(x.dtype), up.to(x.dtype)
+        ranks = rows @ down.mT
+        answer = functional.linear(x, weight, bias)  # on x itself, as without a LoRA: the same to the last bit
+        answer.view(-1, answer.shape[-1]).addmm_(ranks, up.mT, alpha=scale)
+        ctx.save_for_backward(rows, weight, down, up, ranks)
+        ctx.scale = scale
+        return answer
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        rows, weight, down, up, ranks = ctx.saved_tensors
+        shape, gradient = gradient.shape, gradient.reshape(-1, gradient.shape[-1])
+        through = _scaled(gradient, up, ctx.scale)
+        to_input = None
+        if ctx.needs_input_grad[0]:
+            to_input = (gradient @ weight).addmm_(through, down).view(*shape[:-1], -1)
+        to_up = _scaled(gradient.mT, ranks, ctx.scale)
+        return to_input, None, None, through.mT @ rows, to_up, None
+
+
+def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale · left · right, the factor inside the product."""
+    return torch.addmm(left.new_empty(1), left, right, beta=0, alpha=scale)
+
+
+class _AsInput:
+    """PEFT's layers of the other kinds compute in the dtype of their weights; this, in that of what comes in."""
+
+    def _get_delta_activations(self, adapter_name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):
+            return super()._get_delta_activations(adapter_name, x, *args, **kwargs)
+
+
+@cache
+def computing_as_input(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class of PEFT's layers that multiplies in the dtype of its input."""
+    return type(kind.__name__, (_AsInput, kind), {})
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:

@@ -156,3 +156,8 @@ class AdapterConfig(Part):
         help="Number format of the saved files. fp16 is what everyone shares; fp32 doubles the size.",
         kohya="save_precision",
     )
+
+    @property
+    def drops(self) -> bool:
+        """Whether any dropout is on."""
+        return self.dropout + self.rank_dropout + self.module_dropout > 0

@@ -35,6 +35,10 @@ class Conditioning:
         pooled = None if self.pooled is None else self.pooled.to(device=device, dtype=dtype)
         return Conditioning(self.hidden.to(device=device, dtype=dtype), pooled)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What is there of it, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
     def rows(self, indices) -> Conditioning:
         """The examples at `indices` (int, slice, list or index tensor); always keeps the batch axis."""
         indices = [indices] if isinstance(indices, int) else indices
