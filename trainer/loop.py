@@ -7,9 +7,8 @@ stop, and everything random is drawn from (seed, epoch, place), so the resumed r
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -17,23 +16,21 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from trainer import checks, environment, families, kohya, lifetime, losses, optimizers, processes, quantize, schedules
+from trainer import checks, environment, families, kohya, lifetime, optimizers, processes, quantize, schedules
 from trainer.adapters import Adapter, start_from
 from trainer.averages import Average
-from trainer.batches import Batch, Batches, CaptionEncoder, Latents, Share, cache_latents
+from trainer.batches import Batches, CaptionEncoder, Latents, Share, cache_latents
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.examples import Example, load_examples
-from trainer.families.base import BaseModel, Conditioning
-from trainer.families.schedule import zero_terminal_snr
+from trainer.families.base import BaseModel
 from trainer.files import write_json
-from trainer.graphs import Graphs
 from trainer.record import Listener, Recorder
 from trainer.run import Run
 from trainer.sampling import sample
+from trainer.step import Step
 from trainer.validation import Validation
 
 CACHE = Path("runs") / ".cache"
@@ -71,9 +68,10 @@ class Trainer:
         self.adapter = self._adapter()
         self.optimizer = self._optimizer()
         self.average = Average(self.adapter, config.loop.ema_decay)
-        self.alphas_cumprod = self._noise_levels().to(accelerator.device, torch.float32)
+        self.step = Step(config, self.model, self.encode, self.adapter.parameters(), accelerator)
+        if config.model.cuda_graphs and not self.step.is_recorded:
+            recorder.state("preparing", "model.cuda_graphs has no effect here: it needs an NVIDIA card.")
         self.position = self._restore()
-        self.graphs = Graphs(self._recordable, self.adapter.parameters()) if self._records() else None
         self._pending: tuple[int, dict[str, float], environment.Figure] | None = None
 
     # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
@@ -127,17 +125,6 @@ class Trainer:
         for module in modules:
             module.to("meta")
         environment.release_memory()
-
-    def _noise_levels(self) -> Tensor:
-        """ᾱ of the base, float64; shifted to end in pure noise where that is asked for."""
-        if not self.config.loss.zero_terminal_snr:
-            return self.model.alphas_cumprod
-        if self.model.prediction_type != "v_prediction":
-            raise UserError(
-                f"loss.zero_terminal_snr: {self.model.name} predicts the noise, and finding noise in pure noise "
-                "teaches nothing: turn it off, or take a v-prediction base."
-            )
-        return zero_terminal_snr(self.model.alphas_cumprod)
 
     def _adapter(self) -> Adapter:
         settings = self.config.adapter
@@ -237,9 +224,9 @@ class Trainer:
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
         for position, indices in processes.part(self.accelerator, group):
-            batch = self.batches.make(epoch, position, indices, self.alphas_cumprod)
+            batch = self.batches.make(epoch, position, indices, self.step.alphas_cumprod)
             batch = replace(batch, weights=batch.weights / examples).to(self.accelerator.device)
-            total += self._backward(batch, lambda position=position: self._seed_dropout(epoch, position))
+            total += self.step.backward(batch, f"{self.config.loop.seed}/{epoch}/{position}/dropout")
         rates = self._step_optimizer()
         self._settle()
         self._pending = (
@@ -248,55 +235,6 @@ class Trainer:
             environment.Figure(processes.total(self.accelerator, total)),
         )
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
-
-    def _seed_dropout(self, epoch: int, position: int) -> None:
-        """The adapter's dropouts draw from torch's own generators: on a resume they must draw the same again."""
-        torch.manual_seed(random.Random(f"{self.config.loop.seed}/{epoch}/{position}/dropout").getrandbits(63))
-
-    def _backward(self, batch: Batch, seed: Callable[[], None]) -> Tensor:
-        """Add a batch's gradients to what is there; returns its part of the update's loss."""
-        if self.graphs is None:
-            seed()
-            loss = (self._loss(batch) * batch.weights).sum()
-            self.accelerator.backward(loss)
-            return loss.detach()
-        tensors = {**batch.tensors(), **self.encode(batch.captions).tensors()}
-        self.graphs.prepare(tensors)
-        seed()
-        return self.graphs(tensors)
-
-    def _recordable(self, tensors: dict[str, Tensor]) -> Tensor:
-        rest = dict(tensors)
-        conditioning = Conditioning(rest.pop("hidden"), rest.pop("pooled", None))
-        batch = Batch(captions=[], **rest)
-        loss = (self._error(batch, conditioning) * batch.weights).sum()
-        self.accelerator.backward(loss)
-        return loss.detach()
-
-    def _records(self) -> bool:
-        """Whether steps are recorded: on an NVIDIA card, where that is asked for."""
-        if not self.config.model.cuda_graphs:
-            return False
-        if self.accelerator.device.type != "cuda":
-            self.recorder.state("preparing", "model.cuda_graphs has no effect here: it needs an NVIDIA card.")
-        return self.accelerator.device.type == "cuda"
-
-    def _loss(self, batch: Batch) -> Tensor:
-        """Weighted error of each picture of a batch on the device, [B]."""
-        return self._error(batch, self.encode(batch.captions))
-
-    def _error(self, batch: Batch, conditioning: Conditioning) -> Tensor:
-        timesteps = batch.timesteps
-        noisy = losses.add_noise(batch.latents, batch.added, self.alphas_cumprod, timesteps)
-        # No autocast: the base is in its precision already, and autocast would compute every norm in float32.
-        predicted = self.model.family.predict(self.model, noisy, timesteps, conditioning, batch.sizes)
-        kind = self.model.prediction_type
-        wanted = losses.target(batch.latents, batch.noise, self.alphas_cumprod, timesteps, kind)
-        ratio = losses.snr(self.alphas_cumprod, timesteps)
-        settings = self.config.loss
-        threshold = losses.threshold(settings, ratio, timesteps, len(self.alphas_cumprod))
-        weight = losses.weight(settings, ratio, kind)
-        return losses.error(settings, predicted, wanted, threshold, batch.masks) * weight
 
     def _step_optimizer(self) -> dict[str, float]:
         """One update of the adapter; returns the learning rate of each group for the record."""
@@ -308,7 +246,7 @@ class Trainer:
         if self.config.loop.max_grad_norm > 0:
             self.accelerator.clip_grad_norm_(self.adapter.parameters(), self.config.loop.max_grad_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=self.graphs is None)
+        self.optimizer.zero_grad(set_to_none=not self.step.is_recorded)
         if self.config.adapter.scale_weight_norms > 0:
             self.adapter.limit_norms(self.config.adapter.scale_weight_norms)
         self.average.step()
@@ -322,7 +260,7 @@ class Trainer:
         if not self.validation or self._pending is None:
             return
         with self._averaged():
-            measured = self.validation.measure(self.accelerator, list(self.model.modules().values()), self._loss)
+            measured = self.validation.measure(self.accelerator, list(self.model.modules().values()), self.step.loss)
         step, values, loss = self._pending
         self._pending = (step, {**values, **measured}, loss)
 
