@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/lora-studio demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 studio: .venv/installed
 	$(BIN)/lora-studio ui
