@@ -269,7 +269,7 @@ def test_zoom_and_place_stay_while_prompts_and_epochs_change(tmp_path, open_page
     assert page.locator("#where").inner_text().startswith("epoch 2 ★")
     page.keyboard.press("Escape")
     # The viewer's end is an event of its own, a moment after the key.
-    page.wait_for_function("document.activeElement.dataset.row === '2' && document.activeElement.dataset.column === '1'")
+    page.locator(".cell[data-row='2'][data-column='1']:focus").wait_for()
 
 
 def test_space_held_down_shows_the_base(tmp_path, open_page):
