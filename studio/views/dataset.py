@@ -200,7 +200,8 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
         st.text(plural(len(found.pictures), "picture"), width="content")
         word = _("ready to train") if verdict.ready else _("not ready")
         st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.ready and verdict.score >= 80 else "orange")
-        with st.popover(_("Tag with …"), icon=":material/label:", disabled=bool(job and job.active)):
+        busy = bool(job and job.active)
+        with panels.popover("tag", _("Tag with …"), ":material/label:", width="content", disabled=busy):
             ask_tag(name, folder)
         with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
             # A caption that cannot be read is not there to be changed.
@@ -254,6 +255,7 @@ def ask_tag(name: str, folder: Path) -> None:
     if st.button(_("Start"), type="primary", key="tag", disabled=not tagger.strip()):
         options = [f"--tagger={tagger.strip()}", f"--trigger={trigger.strip()}", f"--threshold={threshold}"]
         jobs.start("tag", folder.as_posix(), *options, *modes[mode], subject=name)
+        panels.close("tag")
         st.rerun()
 
 
