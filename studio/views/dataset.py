@@ -140,6 +140,8 @@ def show_folder(name: str, folder: Path) -> None:
     found = contents.of(folder.as_posix(), stamp)
     if not found.pictures:
         st.info(_("No picture in this folder yet: add some."))
+        with st.container(horizontal=True):
+            show_undo(folder)
         return
     contents.look(folder.as_posix(), stamp[0])
     with st.spinner(_("Looking at every picture …")):
@@ -207,29 +209,33 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
             # A caption that cannot be read is not there to be changed.
             texts = {path: found.texts[path.as_posix()] for path in shown if path.as_posix() in found.texts}
             bulk.ask(folder, texts, len(found.pictures))
-        undoable = aside.newest(folder)[0]
-        redoable = aside.redoable(folder)[0]
-        st.button(
-            _("Undo"),
-            key="undo",
-            on_click=take_back,
-            args=(folder, "undo"),
-            disabled=not undoable,
-            icon=":material/undo:",
-            shortcut="Mod+Z",
-            help=escape(undoable) or None,
-        )
-        st.button(
-            _("Redo"),
-            key="redo",
-            on_click=take_back,
-            args=(folder, "redo"),
-            disabled=not redoable,
-            icon=":material/redo:",
-            shortcut="Mod+Shift+Z",
-            help=escape(redoable) or None,
-        )
+        show_undo(folder)
     st.fragment(watch_tagging, run_every=REFRESH if job and job.active else None)(name)
+
+
+def show_undo(folder: Path) -> None:
+    undoable = aside.newest(folder)[0]
+    redoable = aside.redoable(folder)[0]
+    st.button(
+        _("Undo"),
+        key="undo",
+        on_click=take_back,
+        args=(folder, "undo"),
+        disabled=not undoable,
+        icon=":material/undo:",
+        shortcut="Mod+Z",
+        help=escape(undoable) or None,
+    )
+    st.button(
+        _("Redo"),
+        key="redo",
+        on_click=take_back,
+        args=(folder, "redo"),
+        disabled=not redoable,
+        icon=":material/redo:",
+        shortcut="Mod+Shift+Z",
+        help=escape(redoable) or None,
+    )
 
 
 def take_back(folder: Path, verb: str) -> None:
