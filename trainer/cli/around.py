@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,13 +55,15 @@ def list_settings(name: Annotated[str, typer.Argument(help="A setting or the beg
 
 
 @app.command()
-def doctor():
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
     """Check this machine and installation, and say what to do about what is not right."""
     from trainer.doctor import examine
 
     marks = {"ok": "[green]✔[/]", "note": "[yellow]·[/]", "problem": "[red]✖[/]"}
     findings = examine()
-    for finding in findings:
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
+    for finding in findings if not as_json else ():
         console.print(f"{marks[finding.level]} {plain(finding.what)}")
         if finding.remedy:
             console.print(f"    {plain(finding.remedy)}")
