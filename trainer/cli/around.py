@@ -105,18 +105,19 @@ def ui(
 ):
     """Serve the studio in the browser, for this machine only, over the folder that it is started in."""
     import os
-    import subprocess
+    import runpy
 
     address = listen or "127.0.0.1"
-    environment = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
+    os.environ.pop("LORA_STUDIO_PASSWORD", None)
     if listen:
-        environment["LORA_STUDIO_PASSWORD"] = require_password(password)
+        os.environ["LORA_STUDIO_PASSWORD"] = require_password(password)
     page = Path(__file__).resolve().parents[2] / "studio" / "app.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     # Also in studio/.streamlit/config.toml; said here again because a user's own configuration must not open it up.
     safe = [f"--server.address={address}", "--server.enableXsrfProtection=true", "--browser.gatherUsageStats=false"]
     console.print(f"The studio opens at [bold]http://{address}:{port}[/]; Ctrl-C ends it, what it started goes on.")
-    raise typer.Exit(subprocess.call([*command, *safe], env=environment))
+    # In this process: the pages need much of what the command line has imported already.
+    sys.argv = ["streamlit", "run", str(page), f"--server.port={port}", *safe]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
 
 
 def require_password(password: str) -> str:
