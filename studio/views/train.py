@@ -63,7 +63,8 @@ def choose_preset() -> dict[str, Any]:
     except UserError as error:
         st.error(escape(error))
         return {}
-    st.caption(escape(preset.about))
+    about = " ".join(preset.about.split())
+    st.caption(escape(_(about)))
     return preset.values
 
 
