@@ -13,6 +13,8 @@ PAGES = Path(__file__).parent / "views"
 # Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
 LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
+[class*="st-key-open-"] button, [class*="st-key-open-"] button * { text-align: left; justify-content: start; }
+[data-testid="stPageLink"] p { white-space: normal; overflow-wrap: anywhere; }
 .st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
 </style>"""
 # White on the accent of the dark theme has a contrast of 3.5, too little for a label.

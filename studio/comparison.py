@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import charts, panels
+from studio import charts, fullsize, panels
 from studio.language import _
 from studio.text import escape
 from trainer.cells import Evaluation, Prompt, Rendered, is_base
@@ -30,6 +30,8 @@ STYLE = """<style>
 .grid-of-epochs tr.best td:last-child { border-radius: 0 8px 8px 0; }
 .grid-of-epochs td.row { font-weight: 600; font-size: .85rem; }
 .grid-of-epochs td.row span { display: block; font-weight: 400; opacity: .75; font-size: .78rem; }
+.grid-of-epochs button { display: block; width: 100%; max-width: 20rem; padding: 0; border: 0; background: none;
+  cursor: zoom-in; border-radius: 6px; }
 .grid-of-epochs img { width: 100%; display: block; border-radius: 6px; }
 .grid-of-epochs .none { aspect-ratio: 1; border: 1px dashed rgba(128, 128, 128, .5); border-radius: 6px; }
 .grid-of-epochs .bar { height: 4px; border-radius: 2px; background: rgba(128, 128, 128, .22); margin-top: 4px; }
@@ -54,6 +56,7 @@ def show_grid(evaluation: Evaluation, folder: Path) -> None:
         label, note = named(evaluation, epoch)
         rows.append(row(table, folder, epoch, strength, seed, label + " ★" * best, note, best))
     draw(rows)
+    fullsize.serve(evaluation, folder, "grid")
 
 
 def named(evaluation: Evaluation, epoch: int) -> tuple[str, str]:
@@ -84,6 +87,7 @@ def show_strengths(evaluation: Evaluation, folder: Path) -> None:
         chosen = table.recommended(epoch, strength)
         rows.append(row(table, folder, epoch, strength, seed, f"× {strength:g}" + " ★" * chosen, "", chosen))
     draw(rows)
+    fullsize.serve(evaluation, folder, "strengths")
 
 
 def show_scores(evaluation: Evaluation) -> None:
@@ -162,21 +166,24 @@ def row(table: Table, folder: Path, epoch: int, strength: float, seed: int, labe
     for prompt in table.prompts:
         seeds = table.seeds(prompt)
         shown = table.cell(prompt, epoch, strength, seed if seed in seeds else seeds[0]) if seeds else None
-        cells.append(f"<td>{picture(shown, prompt, folder)}</td>")
+        cells.append(f"<td>{picture(shown, table, prompt, folder)}</td>")
     scores = table.scores(epoch, 1.0 if is_base(epoch) else strength)
     for metric in table.metrics():
         cells.append(f'<td class="score">{score(table, metric, scores.get(metric))}</td>')
     return f'<tr class="{"best" if best else ""}">{"".join(cells)}</tr>'
 
 
-def picture(cell: Rendered | None, prompt: Prompt, folder: Path) -> str:
-    """An <img> with the thumbnail inside; a dashed frame where there is no picture."""
+def picture(cell: Rendered | None, table: Table, prompt: Prompt, folder: Path) -> str:
+    """A button with the thumbnail inside, which opens it at full size; a dashed frame where there is no picture."""
     small = panels.thumbnail(folder / cell.file, THUMBNAIL) if cell is not None and inside(cell.file) else None
     if small is None:
         return f'<div class="none" title="{html.escape(_("not rendered"))}"></div>'
     data = base64.b64encode(small.read_bytes()).decode()
-    title = html.escape(cell.infotext or prompt.prompt)
-    return f'<img src="data:image/webp;base64,{data}" alt="{html.escape(prompt.name)}" title="{title}">'
+    image = f'<img src="data:image/webp;base64,{data}" alt="{html.escape(prompt.name)}">'
+    strengths = table.evaluation.strengths
+    strength = 0 if is_base(cell.epoch) or cell.strength not in strengths else strengths.index(cell.strength)
+    place = f"[{cell.epoch},{strength},{table.prompts.index(prompt)},{cell.seed}]"
+    return f'<button data-cell="{place}" title="{html.escape(cell.infotext or prompt.prompt)}">{image}</button>'
 
 
 def inside(file: str) -> bool:
@@ -192,5 +199,6 @@ def score(table: Table, metric: str, value: float | None) -> str:
     return f'{value:.2f}<div class="bar {low}"><i style="width:{share:.0%}"></i></div>'
 
 
-def explain_arrows() -> None:
-    st.caption(escape(_("↑ higher is better, ↓ lower is better.")))
+def explain_grid() -> None:
+    better = _("↑ higher is better, ↓ lower is better.")
+    st.caption(escape(_("Click a picture to see it at full size.") + " " + better))

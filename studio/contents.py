@@ -121,9 +121,9 @@ def _looked_at() -> set[tuple[str, str]]:
 
 def look(folder: str, pictures: str) -> None:
     """Fill the folder's index, with a bar while that takes time; whoever turns away loses nothing of it."""
+    bar = st.empty()  # also where there is nothing to do: what follows keeps its place, or an open popover would shut
     if (folder, pictures) in _looked_at():
         return
-    bar = st.empty()
 
     def progress(done: int, total: int) -> None:
         text = _("Looking at every picture …") + " " + _("{n} of {total}").format(n=done, total=total)

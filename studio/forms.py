@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
 from typing import Any, get_origin
 
 import streamlit as st
@@ -51,13 +50,6 @@ def show(paths: Sequence[str], preset: dict[str, Any], columns: int = 2) -> None
                 widget(known[path], preset)
 
 
-def show_groups(paths: Sequence[str], preset: dict[str, Any]) -> None:
-    """Widgets for these settings under the headings of their parts."""
-    for part, members in groupby(paths, key=lambda path: path.split(".")[0]):
-        st.markdown(f"**{_(TITLES.get(part, part))}**", help=_(PARTS[part]) if PARTS.get(part) else None)
-        show(list(members), preset)
-
-
 def widget(setting: Setting, preset: dict[str, Any], scope: str = "") -> None:
     """The widget of one setting; what it is set to goes into the draft where it differs from the preset.
 
@@ -83,7 +75,7 @@ def widget(setting: Setting, preset: dict[str, Any], scope: str = "") -> None:
 
 def label(setting: Setting, changed: bool) -> str:
     unit = f" ({_(setting.unit)})" if setting.unit else ""
-    return ("● " if changed else "") + escape(_(setting.label) + unit)
+    return ("● " if changed else "") + _(setting.label) + unit  # not escaped: it is read aloud as it stands
 
 
 def explain(setting: Setting, usual: Any, changed: bool) -> str:

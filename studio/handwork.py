@@ -251,8 +251,8 @@ def _file(folder: Path) -> Path:
 
 def show_waiting(folder: Path, pictures: Sequence[Path]) -> None:
     """How many crops were drawn, and the way to the new folder."""
-    there = {relative(folder, path) for path in pictures}
-    drawn = [name for name in boxes(folder) if name in there]
+    known = boxes(folder)
+    drawn = known.keys() & {relative(folder, path) for path in pictures} if known else ()
     job = jobs.latest("crop", folder.name)
     if drawn and not (job and job.active):
         with st.container(border=True, horizontal=True, vertical_alignment="bottom"):

@@ -32,11 +32,12 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
         st.space("small")
 
 
-def popover(key: str, label: str, icon: str):
+def popover(key: str, label: str, icon: str, **arguments: Any):
     """A popover that `close` shuts once what it asks for has begun: otherwise it would hide the progress."""
     if st.session_state.pop(f"close {key}", False):
         st.session_state[f"popover {key}"] = False
-    return st.popover(label, icon=icon, width="stretch", key=f"popover {key}", on_change="rerun")
+    arguments = {"width": "stretch", **arguments}
+    return st.popover(label, icon=icon, key=f"popover {key}", on_change="rerun", **arguments)
 
 
 def close(key: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -20,6 +20,8 @@ ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
 SPOKEN = (
     "checks.py",
+    "doctor.py",
+    "errors.py",
     "recommend.py",
     "vote.py",
     "lifetime.py",
@@ -27,8 +29,9 @@ SPOKEN = (
     "record.py",
     "loop.py",
     "dataset/findings.py",
+    "families/shapes.py",
 )
-TERMINAL = ("cli", "toybox", "demo.py", "doctor.py", "explain.py", "processes.py")  # never on a page
+TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")
 NUMBER = re.compile(r"[\d.,×%−+ -]*\d[\d.,×%−+ -]*")
@@ -40,20 +43,34 @@ COUNTED = re.compile(r"([\d,]+) ([a-z -]+?)(?:es|s)?")
 
 def collect() -> list[str]:
     """Every pattern of the trainer's, in the order of its files."""
-    found = [
-        text
-        for path in sorted(ROOM.rglob("*.py"))
-        if path.relative_to(ROOM).parts[0] not in TERMINAL
-        for text in patterns(ast.parse(path.read_text("utf-8")), path.relative_to(ROOM).as_posix() in SPOKEN)
-    ]
+    names = [path.relative_to(ROOM).as_posix() for path in sorted(ROOM.rglob("*.py"))]
+    trees = {name: ast.parse((ROOM / name).read_text("utf-8")) for name in names if Path(name).parts[0] not in TERMINAL}
+    filled = {name for tree in trees.values() for name in filled_in(tree) if name.isupper()}
+    found = [text for name, tree in trees.items() for text in patterns(tree, name in SPOKEN, filled)]
     return list(dict.fromkeys(found))
 
 
-def patterns(tree: ast.AST, everything: bool) -> Iterator[str]:
+def made(tree: ast.AST) -> Iterator[ast.expr]:
+    """What sentences are made of in a piece of source."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "Problem", "Finding"):
-            for argument in node.args:
-                yield from texts(argument)
+            yield from node.args
+
+
+def filled_in(tree: ast.AST) -> set[str]:
+    """Names of the variables whose values stand in sentences."""
+    parts = (part for sentence in made(tree) for part in ast.walk(sentence) if isinstance(part, ast.FormattedValue))
+    return {part.value.id for part in parts if isinstance(part.value, ast.Name)}
+
+
+def patterns(tree: ast.AST, everything: bool, elsewhere: Iterable[str] = ()) -> Iterator[str]:
+    """`everything`: also what is in no error. `elsewhere`: constants that sentences of other files fill in."""
+    for sentence in made(tree):
+        yield from texts(sentence)
+    filled = filled_in(tree) | set(elsewhere)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and filled.intersection(getattr(one, "id", "") for one in node.targets):
+            yield from texts(node.value)
         elif everything and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             for statement in node.body:
                 if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):

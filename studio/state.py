@@ -6,10 +6,12 @@ the session holds drafts, which a reload may lose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import streamlit as st
+
+from trainer.errors import UserError
 
 DRAFT = "draft"  # {setting path: value} that differs from the preset on the train page
 PRESET = "draft preset"
@@ -70,6 +72,14 @@ def hold(*beginnings: str) -> None:
 def notify(text: str) -> None:
     """Say this at the top of the next page shown: a message before a rerun would never be seen."""
     st.session_state[NOTICE] = text
+
+
+def trying(what: Callable, *arguments: Any) -> None:
+    """Do it; what keeps it from being done is said on the page."""
+    try:
+        what(*arguments)
+    except UserError as error:
+        notify(str(error))
 
 
 def show_notice() -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import io
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from studio import places
 from studio.language import _
-from trainer.dataset import images
+from trainer.dataset import aside, images
 from trainer.errors import UserError
 from trainer.files import write_bytes
 
 MOST_BYTES = 64_000_000  # of one picture
 MOST_TEXT = 100_000  # of one caption
 MOST_FILES = 20_000  # in one zip
+PART = 200  # files that are written at once
 MOST_UNPACKED = 8_000_000_000  # bytes of one zip
 TAKEN = [ending.lstrip(".") for ending in images.ENDINGS] + ["txt", "zip"]
 
@@ -33,20 +36,41 @@ class Report:
     folder: Path
     written: list[Path] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    id: str | None = None
+    """By which all of them are undone as one."""
+
+    def keep(self, ready: dict[Path, bytes]) -> None:
+        """Write these files, on record first so that they can be taken back; empties `ready`."""
+        if not ready:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        make = {path: partial(write_bytes, data=content) for path, content in ready.items()}
+        self.id = aside.set_aside(self.folder, [], "add files", make=make, id=self.id)
+        self.written += ready
+        ready.clear()
 
 
 def save(name: str, files: list[tuple[str, bytes]]) -> Report:
-    """Write these (name, content), zips unpacked, into datasets/NAME. Raises UserError for a name that is none."""
+    """Write these (name, content), zips unpacked, into datasets/NAME; `aside.undo` takes all of them back.
+
+    Raises UserError for a name that is none.
+    """
     folder = folder_for(name)
     if not files:
         raise UserError(_("Choose some pictures first."))
     report = Report(folder)
+    ready: dict[Path, bytes] = {}
     for file_name, content in unpacked(files, report):
         target = folder / plain(Path(file_name.replace("\\", "/")).name)
+        if any(spelled(target) == spelled(path) for path in ready):
+            report.keep(ready)  # whether the two are one file is the file system's to say
         if reason := refusal(target, content):
             report.refused.append(f"{target.name} {reason}")
             continue
-        report.written.append(write_bytes(target, content))
+        ready[target] = content
+        if len(ready) == PART or sum(map(len, ready.values())) > MOST_BYTES:  # more may not fit into memory
+            report.keep(ready)
+    report.keep(ready)
     return report
 
 
@@ -124,6 +148,11 @@ def link(path: str) -> Path:
 def plain(name: str) -> str:
     r"""A file name without what a system could read as something else than a name."""
     return re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "-", name).strip().strip(".")[:120]
+
+
+def spelled(path: Path) -> str:
+    """A name as file systems see it for which A is a and an accent may be a letter of its own."""
+    return unicodedata.normalize("NFC", path.name).casefold()
 
 
 def refusal(target: Path, content: bytes) -> str:

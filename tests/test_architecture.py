@@ -45,6 +45,7 @@ STUDIO = CONTRACT | {
     "optimizers",  # a registry of names
     "toybox",  # a table of paths
     "kohya",  # describe() reads a file's header
+    "report",  # the comparison as a page, whose viewer Compare shows
     "grid",  # Table: a comparison's rows and columns
     "voting",  # the blind vote, and what it changes in the recommendation
 }

@@ -116,7 +116,7 @@ def toybox() -> Iterator[Finding]:
         remedy = "Install the project again, or build them with `python -m trainer.toybox.build all`."
         yield Finding("problem", f"toybox parts are missing: {', '.join(missing)}", remedy)
     else:
-        yield Finding("ok", "toybox: " + ", ".join(PARTS))
+        yield Finding("ok", f"toybox: {', '.join(PARTS)}")
 
 
 CHECKS = [python, torch_device, hugging_face_datasets, libraries, eight_bit, xformers, memory, disk, toybox]

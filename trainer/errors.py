@@ -20,5 +20,5 @@ def nearest(word: str, names) -> str:
     names = sorted(names)
     close = get_close_matches(word, names, n=3, cutoff=0.5)
     if close:
-        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
-    return "valid: " + ", ".join(names)
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"valid names: {', '.join(names)}"

@@ -65,13 +65,21 @@ figcaption { padding: .4rem; }</style>
 def render(data: dict[str, Any], title: str) -> str:
     """The page with its data filled in. No text from `data` can end the script or start another one."""
     page = TEMPLATE.read_text(encoding="utf-8")
-    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
-    # The policy lets this one script run and nothing else, should an escape ever be forgotten.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = html.escape(title.encode("utf-8", "replace").decode())
-    values = {"script-hash": f"sha256-{digest}", "title": title, "data": _json(data)}
+    values = {"script-hash": _script_hash(page), "title": title, "data": _json(data)}
     # In one pass: nothing that a value holds is taken for a placeholder.
     return re.sub(r"{{([a-z-]+)}}", lambda placeholder: values[placeholder[1]], page)
+
+
+def is_current(page: str) -> bool:
+    """Whether this text of a report has the viewer of this version."""
+    return _script_hash(TEMPLATE.read_text(encoding="utf-8")) in page[:2000]
+
+
+def _script_hash(page: str) -> str:
+    """What the page's policy lets run, this one script and nothing else, should an escape ever be forgotten."""
+    script = re.search(r"<script>(.*)</script>", page, re.DOTALL)[1]
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _json(value: Any) -> str:

@@ -153,13 +153,13 @@ def show_views(run: Run, evaluation: Evaluation, folder: Path) -> None:
         export_button(run, epoch, key)
 
     views = {
-        _("Grid"): lambda: (comparison.show_grid(evaluation, folder), comparison.explain_arrows()),
+        _("Grid"): lambda: (st.fragment(comparison.show_grid)(evaluation, folder), comparison.explain_grid()),
         _("Viewer"): lambda: show_viewer(folder),
         _("Scores"): lambda: comparison.show_scores(evaluation),
         _("Blind vote"): lambda: ballot.show(evaluation, folder, export),
     }
     if len(evaluation.strengths) > 1:
-        views[_("Strengths")] = lambda: comparison.show_strengths(evaluation, folder)
+        views[_("Strengths")] = lambda: st.fragment(comparison.show_strengths)(evaluation, folder)
     for tab, draw in zip(st.tabs(list(views), key="view", on_change="rerun"), views.values()):
         if tab.open:
             with tab:

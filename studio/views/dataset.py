@@ -140,6 +140,8 @@ def show_folder(name: str, folder: Path) -> None:
     found = contents.of(folder.as_posix(), stamp)
     if not found.pictures:
         st.info(_("No picture in this folder yet: add some."))
+        with st.container(horizontal=True):
+            show_undo(folder)
         return
     contents.look(folder.as_posix(), stamp[0])
     with st.spinner(_("Looking at every picture …")):
@@ -200,35 +202,40 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
         st.text(plural(len(found.pictures), "picture"), width="content")
         word = _("ready to train") if verdict.ready else _("not ready")
         st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.ready and verdict.score >= 80 else "orange")
-        with st.popover(_("Tag with …"), icon=":material/label:", disabled=bool(job and job.active)):
+        busy = bool(job and job.active)
+        with panels.popover("tag", _("Tag with …"), ":material/label:", width="content", disabled=busy):
             ask_tag(name, folder)
         with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
             # A caption that cannot be read is not there to be changed.
             texts = {path: found.texts[path.as_posix()] for path in shown if path.as_posix() in found.texts}
             bulk.ask(folder, texts, len(found.pictures))
-        undoable = aside.newest(folder)[0]
-        redoable = aside.redoable(folder)[0]
-        st.button(
-            _("Undo"),
-            key="undo",
-            on_click=take_back,
-            args=(folder, "undo"),
-            disabled=not undoable,
-            icon=":material/undo:",
-            shortcut="Mod+Z",
-            help=escape(undoable) or None,
-        )
-        st.button(
-            _("Redo"),
-            key="redo",
-            on_click=take_back,
-            args=(folder, "redo"),
-            disabled=not redoable,
-            icon=":material/redo:",
-            shortcut="Mod+Shift+Z",
-            help=escape(redoable) or None,
-        )
+        show_undo(folder)
     st.fragment(watch_tagging, run_every=REFRESH if job and job.active else None)(name)
+
+
+def show_undo(folder: Path) -> None:
+    undoable = aside.newest(folder)[0]
+    redoable = aside.redoable(folder)[0]
+    st.button(
+        _("Undo"),
+        key="undo",
+        on_click=take_back,
+        args=(folder, "undo"),
+        disabled=not undoable,
+        icon=":material/undo:",
+        shortcut="Mod+Z",
+        help=escape(undoable) or None,
+    )
+    st.button(
+        _("Redo"),
+        key="redo",
+        on_click=take_back,
+        args=(folder, "redo"),
+        disabled=not redoable,
+        icon=":material/redo:",
+        shortcut="Mod+Shift+Z",
+        help=escape(redoable) or None,
+    )
 
 
 def take_back(folder: Path, verb: str) -> None:
@@ -254,6 +261,7 @@ def ask_tag(name: str, folder: Path) -> None:
     if st.button(_("Start"), type="primary", key="tag", disabled=not tagger.strip()):
         options = [f"--tagger={tagger.strip()}", f"--trigger={trigger.strip()}", f"--threshold={threshold}"]
         jobs.start("tag", folder.as_posix(), *options, *modes[mode], subject=name)
+        panels.close("tag")
         st.rerun()
 
 

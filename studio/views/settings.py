@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +11,16 @@ import streamlit as st
 
 from studio import completion, jobs, language, panels, places, preferences, state
 from studio.language import _, plural
+from studio.sentences import said
 from studio.text import escape
 from trainer.errors import UserError
 
 REFRESH = 1.0
+LEVELS = {
+    "problem": ":red[:material/cancel:]",
+    "note": ":orange[:material/info:]",
+    "ok": ":green[:material/check_circle:]",
+}
 
 
 def main() -> None:
@@ -160,7 +168,7 @@ def show_doctor() -> None:
     if st.button(
         _("Examine this machine"), key="doctor", icon=":material/stethoscope:", disabled=job is not None and job.active
     ):
-        jobs.start("doctor")
+        jobs.start("doctor", "--json")
         st.rerun()
     st.fragment(watch_doctor, run_every=REFRESH if job and job.active else None)()
 
@@ -175,7 +183,31 @@ def watch_doctor() -> None:
         return
     if st.session_state.pop("doctor watched", False):
         st.rerun()
-    panels.show_log(job.tail(60))
+    if findings := report(job):
+        show_findings(findings)
+    else:
+        panels.show_log(job.tail(60))
+
+
+def report(job: jobs.Job) -> list[dict[str, str]]:
+    """What the doctor found; nothing where it did not come to its end."""
+    # Libraries may have said something before it.
+    found = re.search(r"^\[$.*?^\]$", job.tail(500), re.MULTILINE | re.DOTALL)
+    try:
+        return json.loads(found[0]) if found else []
+    except ValueError:
+        return []
+
+
+def show_findings(findings: list[dict[str, str]]) -> None:
+    """What is not right comes first, each with what to do about it."""
+    with st.container(gap="xsmall"):
+        for level, icon in LEVELS.items():
+            for finding in (one for one in findings if one["level"] == level):
+                with st.container(gap=None):
+                    st.markdown(f"{icon} {escape(said(finding['what']))}")
+                    if finding["remedy"]:
+                        st.caption(escape(said(finding["remedy"])))
 
 
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ def main() -> None:
         preset = choose_preset()
         with st.expander(_("Import from kohya"), icon=":material/input:", key="importing"):
             importing.ask(NO_PRESET)
-        ask_subject(preset)
+        usual = ask_subject(preset)
         st.divider()
         front = [s.path for s in settings() if s.front and s.path not in OWN]
         forms.show(front, preset)
         show_advanced(preset)
     with outcome, st.container(border=True):
-        show_outcome(preset)
+        show_outcome(preset, usual)
 
 
 # ── what is trained on what ─────────────────────────────────────────────────────────────────────────────
@@ -62,7 +63,8 @@ def choose_preset() -> dict[str, Any]:
     except UserError as error:
         st.error(escape(error))
         return {}
-    st.caption(escape(preset.about))
+    about = " ".join(preset.about.split())
+    st.caption(escape(_(about)))
     return preset.values
 
 
@@ -70,8 +72,8 @@ def first_preset(names: list[str]) -> str:
     return "sd15-character" if "sd15-character" in names else names[0]
 
 
-def ask_subject(preset: dict[str, Any]) -> None:
-    """Base, pictures, name and trigger."""
+def ask_subject(preset: dict[str, Any]) -> dict[str, str]:
+    """Base, pictures, name and trigger; what follows from the folder for the last two."""
     known = forms.by_path()
     left, right = st.columns(2)
     with right:
@@ -83,6 +85,7 @@ def ask_subject(preset: dict[str, Any]) -> None:
         forms.widget(known["name"], preset | usual, scope)
     with right:
         forms.widget(known["data.trigger"], preset | usual, scope)
+    return usual
 
 
 def usual_names() -> dict[str, str]:
@@ -149,21 +152,40 @@ def set_or_drop(path: str, value: Any, usual: Any) -> None:
 
 
 def show_advanced(preset: dict[str, Any]) -> None:
+    """The other settings part by part, of which one is drawn: a hundred fields would slow every click down."""
     paths = [s.path for s in settings() if not s.front and s.path not in OWN]
-    differing = sum(path in state.draft() for path in paths)
-    note = _(" ({n} changed from the preset)").format(n=differing) if differing else ""
-    with st.expander(_("Advanced") + note, key=f"advanced {state.generation()}"):
-        forms.show_groups(paths, preset)
+    # What differs is said below and not in the title: one that changes is another expander, and shut.
+    with st.expander(_("Advanced"), key=f"advanced {state.generation()}", on_change="rerun") as expander:
+        if expander.open:
+            show_part(paths, preset)
+    if differing := [
+        _(setting.label) for setting in settings() if setting.path in paths and setting.path in state.draft()
+    ]:
+        st.caption(escape(_("Changed in there: {settings}").format(settings=", ".join(differing))))
+
+
+def show_part(paths: list[str], preset: dict[str, Any]) -> None:
+    parts = {part: list(members) for part, members in groupby(paths, key=lambda path: path.split(".")[0])}
+
+    part = st.selectbox(
+        _("Part"),
+        list(parts),
+        key=f"part {state.generation()}",
+        format_func=lambda part: _(forms.TITLES.get(part, part)),
+    )
+    if about := forms.PARTS.get(part):
+        st.caption(escape(_(about)))
+    forms.show(parts[part], preset)
 
 
 # ── what will happen ────────────────────────────────────────────────────────────────────────────────────
 
 
-def show_outcome(preset: dict[str, Any]) -> None:
+def show_outcome(preset: dict[str, Any], usual: dict[str, str]) -> None:
     """Steps, buckets, problems, and the button; whatever is wrong stands where the button would be."""
     st.header(_("What will happen"))
     try:
-        config = configure(preset)
+        config = configure(preset, usual)
         if not config.data.folder:
             st.info(_("Choose a folder of pictures, and this column says what training will do with it."))
             return
@@ -179,9 +201,9 @@ def show_outcome(preset: dict[str, Any]) -> None:
     show_actions(config, preset, blocked)
 
 
-def configure(preset: dict[str, Any]) -> TrainConfig:
+def configure(preset: dict[str, Any], usual: dict[str, str]) -> TrainConfig:
     """Preset and draft as a checked configuration; name and trigger follow from the folder if not given."""
-    return presets.layer(preset, usual_names(), state.draft(), where="This form")
+    return presets.layer(preset, usual, state.draft(), where="This form")
 
 
 def stamp_of(data: DataConfig) -> tuple:

@@ -1,13 +1,16 @@
-"""Folders and pictures that come in otherwise than by upload: linked in, and from the clipboard."""
+"""Folders and pictures that come in: linked in, from the clipboard, uploaded; and an upload that is taken back."""
 
 import base64
+import io
 import os
+import zipfile
+from pathlib import Path
 
 import pytest
 from trainees import draw_pictures
 
 from studio import pasting, places, uploads
-from trainer.dataset import captions, images
+from trainer.dataset import aside, captions, images
 from trainer.errors import UserError
 
 
@@ -49,3 +52,56 @@ def test_what_is_pasted_is_read_and_checked_as_an_upload(here):
     assert [path.name for path in report.written] == ["pasted.png"] and len(report.refused) == 2
     assert len(images.find(here / "datasets" / "moss")) == 6
     assert pasting.read(None) == pasting.read("text") == []
+
+
+def contents_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_an_upload_is_taken_back_and_made_again(here, monkeypatch):
+    monkeypatch.setattr(uploads, "PART", 2)  # in several parts, as a large one is
+    folder = draw_pictures(Path("datasets/moss"))
+    before, content = contents_of(folder), (folder / "00.png").read_bytes()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("a.png", "b.png", "c.png"):
+            archive.writestr(name, content)
+    files = [("d.png", content), ("d.txt", b"moss, hat"), ("01.png", b"other"), ("all.zip", packed.getvalue())]
+    report = uploads.save("moss", files)
+    assert len(report.written) == 5 and len(report.refused) == 1
+    after = contents_of(folder)
+    captions.write_captions(folder, {folder / "d.txt": "moss, cap"}, "edit d")
+
+    assert aside.undo(folder)[0] == "edit d" and contents_of(folder) == after
+    name, touched = aside.undo(folder)
+    assert name == "add files" and sorted(touched) == sorted(report.written)
+    assert contents_of(folder) == before
+    assert aside.undo(folder) == ("", []), "all parts are one"
+    assert aside.redo(folder)[0] == "add files" and contents_of(folder) == after
+    assert aside.redo(folder)[0] == "edit d" and (folder / "d.txt").read_text() == "moss, cap"
+
+
+def test_what_was_changed_since_an_upload_is_not_lost_with_it(here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    uploads.save("moss", [("new.txt", b"as it came")])
+    (folder / "new.txt").write_text("written by hand since")
+    aside.undo(folder)
+    assert not (folder / "new.txt").exists()
+    assert [path.read_text() for path in folder.rglob("new.txt")] == ["written by hand since"]
+
+
+def test_a_first_upload_can_be_taken_back_on_the_page(open_page, words, here):
+    content = (draw_pictures(here / "elsewhere") / "00.png").read_bytes()
+    uploads.save("moss", [("00.png", content), ("00.png", content)])
+    page = open_page("dataset")
+    page.button(key="undo").click().run()
+    assert not page.exception and "No picture in this folder yet" in words(page)
+    page.button(key="redo").click().run()
+    assert "1 picture" in words(page) and (here / "datasets" / "moss" / "00.png").read_bytes() == content
+
+
+def test_names_that_differ_in_case_are_two_files_where_the_disk_says_so(here):
+    content = (draw_pictures(here / "elsewhere") / "00.png").read_bytes()
+    report = uploads.save("moss", [("a.png", content), ("A.png", content)])
+    assert len(report.written) == len(images.find(here / "datasets" / "moss"))
+    assert len(report.written) + len(report.refused) == 2

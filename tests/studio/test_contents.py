@@ -32,3 +32,16 @@ def test_after_every_kind_of_change_it_is_what_a_fresh_look_would_be(here):
         assert [one.path for one in contents.items(folder.as_posix(), stamp, Counting(""))] == found.pictures
         seen.append((stamp, known.score))
     assert len(set(seen)) == len(changes), "every change was noticed"
+
+
+def test_a_first_look_at_a_folder_moves_nothing_on_the_page(open_page, here):
+    """What stands elsewhere the next time is another thing to a browser, and what was open in it shuts."""
+    draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+
+    def places() -> list[tuple[int, str]]:
+        return [(place, one.type) for place, one in page.main.children.items() if one.type != "empty"]
+
+    first = places()
+    page.run()
+    assert len(first) > 5 and places() == first

@@ -86,7 +86,10 @@ def test_what_is_no_picture_is_refused_and_nothing_is_written_over(here):
     uploads.save("moss", [("a.png", png())])
     files = [("a.png", png()), ("b.png", b"<html>"), ("c.exe", b"MZ"), ("d.txt", b"x" * 200_000)]
     assert len(uploads.save("moss", files).refused) == 4
-    assert [path.name for path in (here / "datasets" / "moss").iterdir()] == ["a.png"]
+    # Beside it only the record by which the upload can be taken back.
+    folder = here / "datasets" / "moss"
+    kept = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    assert sorted(kept) == [".originals", ".originals/moves.jsonl", "a.png"]
 
 
 def test_escaped_text_has_no_markup_left():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from pathlib import Path
 
@@ -94,6 +95,22 @@ def test_a_linked_folder_offers_its_models_and_is_never_written(open_page, words
         shelf.rename(places.loras()[0], "mine")
     with pytest.raises(UserError, match="not in models"):
         shelf.describe(places.loras()[0], {"notes": "x"})
+
+
+def test_the_doctors_report_is_shown_finding_by_finding(open_page, words, here):
+    job = jobs.start("doctor", "--json")
+    end = time.monotonic() + 300
+    while job.active:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    page = open_page("settings")
+    assert "Python 3." in words(page) and "GB free here" in words(page)
+    assert not page.code or "{" not in page.code[-1].value
+    preferences.save(preferences.Preferences(language="zh_CN"))
+    assert "此处可用空间" in words(open_page("settings"))
+    # A doctor that could not work leaves its log.
+    job.log.write_text("Traceback: no torch\n")
+    assert "no torch" in words(open_page("settings"))
 
 
 def test_damaged_settings_count_as_none(here):

@@ -4,10 +4,11 @@ import pytest
 from trainees import draw_pictures
 
 from studio import language, sentences, text
-from trainer import checks, presets
+from trainer import checks, doctor, presets, toybox
 from trainer.cells import Row
 from trainer.dataset import health
 from trainer.errors import UserError
+from trainer.families import folder, sources
 from trainer.recommend import recommend
 
 
@@ -62,6 +63,32 @@ def test_errors_are_translated_where_they_are_shown_and_unknown_ones_stay(chines
     assert sentences.said("moss and fern") == "moss and fern", "what people write is not translated"
 
 
+def test_what_is_filled_into_an_error_is_translated_as_well(chinese, here):
+    (here / "index").mkdir()
+    found = []
+    for fails in (
+        lambda: sources.resolve(""),
+        lambda: presets.parse_override("adapter.rnak=4"),
+        lambda: folder.detect(here / "index"),
+    ):
+        with pytest.raises(UserError) as raised:
+            fails()
+        found.append(sentences.said(raised.value))
+    assert "请给出 SD 1.5、SD 2.x 或 SDXL 的模型文件" in found[0]
+    assert "你是指 'adapter.rank' 吗？" in found[1] or "你是指 adapter.rank 吗？" in found[1]
+    assert "不是 diffusers 模型文件夹" in found[2]
+
+
+def test_the_doctors_report_reads_chinese(chinese, monkeypatch):
+    monkeypatch.setattr(toybox, "PARTS", {"sd15": toybox.PARTS["sd15"] / "nowhere"})
+    findings = doctor.examine()
+    assert any("toybox" in finding.what and finding.level == "problem" for finding in findings)
+    for finding in findings:
+        if finding.level != "ok":  # those are names and versions
+            assert reads_chinese(sentences.said(finding.what)), finding.what
+            assert reads_chinese(sentences.said(finding.remedy)), finding.remedy
+
+
 def test_english_is_left_alone():
     assert sentences.said("alpha 64 is above dim 4") == "alpha 64 is above dim 4"
 
@@ -75,3 +102,11 @@ def rule(a):
     return f"{a.rank:g} of {sum(a.b)} is {{odd}}, and {a.rank} stays", "key.only"
 """
     assert list(sentences.patterns(ast.parse(source), True)) == ["{rank} of {sum} is {{odd}}, and {rank2} stays"]
+    source = """
+HOW = "give a file"
+OTHER = "not this one"
+def fails(name):
+    why = f"it is {name}" if name else "there is none"
+    raise UserError(f"{why}: {HOW}")
+"""
+    assert set(sentences.patterns(ast.parse(source), False)) == {"it is {name}", "there is none", "give a file"}

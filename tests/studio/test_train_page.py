@@ -8,6 +8,7 @@ from trainees import draw_pictures
 
 from studio import forecast, jobs, panels
 from trainer import presets
+from trainer.config import settings
 from trainer.run import Run, find_runs
 
 
@@ -61,16 +62,41 @@ def test_start_makes_a_run_and_hands_it_to_a_worker(open_page, pictures, started
     assert isinstance(command, list) and command[-2:] == ["resume", f"runs/{run.name}"]
 
 
+def advanced(page, part: str) -> None:
+    """AppTest has no click on an expander; its state in the session is what a click would set."""
+    generation = page.session_state["draft generation"]
+    page.session_state[f"advanced {generation}"] = True
+    page.run()
+    page.selectbox(key=f"part {generation}").select(part).run()
+    assert not page.exception
+
+
 def test_every_setting_has_a_widget_with_help(open_page, pictures):
     page = open_page("train")
-    keys = {w.key for kind in ("number_input", "selectbox", "text_input", "toggle") for w in page.get(kind) if w.key}
-    from trainer.config import settings
-
+    assert "network_dim" in field(page, "number_input", "adapter.rank").help
+    parts = {s.path.split(".")[0] for s in settings() if "." in s.path}
+    keys = set()
+    for part in sorted(parts):
+        advanced(page, part)
+        shown = [w for kind in ("number_input", "selectbox", "text_input", "toggle") for w in page.get(kind) if w.key]
+        assert all(w.help for w in shown if w.key.startswith("set "))
+        keys |= {w.key for w in shown}
     missing = [
         s.path for s in settings() if s.path != "data.folder" and not any(k.endswith(f" {s.path}") for k in keys)
     ]
     assert missing == []
-    assert "network_dim" in field(page, "number_input", "adapter.rank").help
+
+
+def test_advanced_settings_are_kept_while_another_part_is_shown(open_page, words, pictures):
+    page = open_page("train")
+    assert not any(w.key.endswith(" loss.min_snr_gamma") for w in page.number_input if w.key), "drawn when opened"
+    advanced(page, "loss")
+    field(page, "number_input", "loss.min_snr_gamma").set_value(7).run()
+    assert "Changed in there: Min-SNR gamma" in words(page)
+    advanced(page, "model")
+    advanced(page, "loss")
+    assert field(page, "number_input", "loss.min_snr_gamma").value == 7
+    assert field(page, "number_input", "loss.min_snr_gamma").label.startswith("●")
 
 
 def test_saved_as_a_preset_it_is_offered_and_not_written_over(open_page, pictures, here):
@@ -123,6 +149,7 @@ def test_repeats_of_folders_and_more_folders_are_counted(open_page, words, here)
     draw_pictures(here / "datasets" / "hats", sizes=[(64, 64)])
     page = open_page("train", dataset="moss-cat")
     assert "2 pictures × 3 repeats × 10 epochs" in words(page)
+    advanced(page, "data")
     field(page, "text_input", "data.more_folders").set_value("datasets/hats*2").run()
     assert "3 pictures × their repeats, 26 in an epoch × 10 epochs" in words(page)
     draw_pictures(here / "datasets" / "hats", sizes=[(64, 64)] * 2)  # what is in another folder counts at once

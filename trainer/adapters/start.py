@@ -57,7 +57,9 @@ def _taken(
         return _resized(site, mine, theirs)
     wide = mine.get("lora_down.weight", next(iter(mine.values()))).shape[-1] == 3
     setting = "adapter.conv_rank" if wide else "adapter.rank"
-    how = f"set {setting}={source.rank}" + (", or adapter.start_resize=true" if site.kind == "lora" else "")
+    how = f"set {setting}={source.rank}"
+    if site.kind == "lora":
+        how = f"set {setting}={source.rank}, or adapter.start_resize=true"
     raise UserError(
         f"adapter.start_from: {file} has dim {source.rank} in {source.key} where this run has {site.rank}: {how}."
     )

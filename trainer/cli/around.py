@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,13 +55,15 @@ def list_settings(name: Annotated[str, typer.Argument(help="A setting or the beg
 
 
 @app.command()
-def doctor():
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
     """Check this machine and installation, and say what to do about what is not right."""
     from trainer.doctor import examine
 
     marks = {"ok": "[green]✔[/]", "note": "[yellow]·[/]", "problem": "[red]✖[/]"}
     findings = examine()
-    for finding in findings:
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
+    for finding in findings if not as_json else ():
         console.print(f"{marks[finding.level]} {plain(finding.what)}")
         if finding.remedy:
             console.print(f"    {plain(finding.remedy)}")
@@ -101,18 +105,19 @@ def ui(
 ):
     """Serve the studio in the browser, for this machine only, over the folder that it is started in."""
     import os
-    import subprocess
+    import runpy
 
     address = listen or "127.0.0.1"
-    environment = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
+    os.environ.pop("LORA_STUDIO_PASSWORD", None)
     if listen:
-        environment["LORA_STUDIO_PASSWORD"] = require_password(password)
+        os.environ["LORA_STUDIO_PASSWORD"] = require_password(password)
     page = Path(__file__).resolve().parents[2] / "studio" / "app.py"
-    command = [sys.executable, "-m", "streamlit", "run", str(page), f"--server.port={port}"]
     # Also in studio/.streamlit/config.toml; said here again because a user's own configuration must not open it up.
     safe = [f"--server.address={address}", "--server.enableXsrfProtection=true", "--browser.gatherUsageStats=false"]
     console.print(f"The studio opens at [bold]http://{address}:{port}[/]; Ctrl-C ends it, what it started goes on.")
-    raise typer.Exit(subprocess.call([*command, *safe], env=environment))
+    # In this process: the pages need much of what the command line has imported already.
+    sys.argv = ["streamlit", "run", str(page), f"--server.port={port}", *safe]
+    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
 
 
 def require_password(password: str) -> str:

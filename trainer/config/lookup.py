@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -36,12 +38,19 @@ class Setting:
 
 def settings(part: type[Part] = TrainConfig, prefix: str = "") -> Iterator[Setting]:
     """Every setting in the order of declaration, parts unfolded into dotted paths."""
+    return iter(_declared(part, prefix))
+
+
+@cache  # a page with a form asks some hundred times
+def _declared(part: type[Part], prefix: str) -> tuple[Setting, ...]:
+    found: list[Setting] = []
     for name, field in part.model_fields.items():
         path = f"{prefix}{name}"
         if isinstance(field.annotation, type) and issubclass(field.annotation, Part):
-            yield from settings(field.annotation, path + ".")
+            found += _declared(field.annotation, path + ".")
         else:
-            yield _setting(path, field)
+            found.append(_setting(path, field))
+    return tuple(found)
 
 
 def _setting(path: str, field: FieldInfo) -> Setting:
@@ -64,13 +73,14 @@ def _setting(path: str, field: FieldInfo) -> Setting:
     )
 
 
-def setting_paths() -> dict[str, str]:
+@cache
+def setting_paths() -> Mapping[str, str]:
     """Every name under which a setting may be addressed -> its path; kohya's names are taken as aliases."""
     names = {entry.path: entry.path for entry in settings()}
     for entry in settings():
         for alias in entry.kohya:
             names.setdefault(alias, entry.path)
-    return names
+    return MappingProxyType(names)
 
 
 def find_path(name: str, where: str) -> str:

@@ -1,10 +1,14 @@
 """Pictures are never deleted: what a fix takes out of a folder waits in `.originals/` inside it, and comes back.
 
+So does what was added, when that is undone.
+
 `FOLDER/.originals/moves.jsonl` holds one JSON object a line and only ever grows:
 
     {"id": …, "time": …, "operation": "duplicate", "moves": [["a.png", ".originals/ID/a.png"]], "made": ["a-2.png"]}
     {"undo": id, "time": …}      everything has come back
     {"redo": id, "time": …}      ... and goes again
+
+Several lines may share an id (a large upload is written in parts) and are undone as one.
 
 What moves files away is on the disk before the first file moves, and every step can be taken twice, so a crash in
 between loses nothing: undo brings back whatever has moved.
@@ -41,9 +45,13 @@ class Removal:
     moves: tuple[tuple[str, str], ...]
     """(relative path, where it is now)."""
     made: tuple[str, ...]
-    """Files that were written in their place."""
+    """Files that were written in their place, or added."""
     undone_at: str = ""
     """When it was taken back, as `time`."""
+
+    def touched(self, folder: Path) -> list[Path]:
+        """The files that went, or where none did, those that came."""
+        return [folder / name for name, _ in self.moves] or [folder / name for name in self.made]
 
 
 def companions(picture: Path) -> list[Path]:
@@ -62,18 +70,19 @@ def set_aside(
     paths: Sequence[Path],
     operation: str,
     *,
-    make: Mapping[Path, Callable[[Path], None]] | None = None,
+    make: Mapping[Path, Callable[[Path], object]] | None = None,
+    id: str | None = None,
 ) -> str | None:
     """Move these files into `.originals/`, and let `make` write new files once that is done.
 
-    `make`: path of a new file -> what writes it atomically, given that path. Returns the id, None for nothing to do.
-    Raises UserError when the folder cannot be written.
+    `make`: path of a new file -> what writes it atomically, given that path. Returns the id, None for nothing to do;
+    an earlier `id` continues that operation. Raises UserError when the folder cannot be written.
     """
     folder = Path(folder)
     paths = list(dict.fromkeys(map(Path, paths)))
     if not paths and not make:
         return None
-    id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:4]}"
+    id = id or f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:4]}"
     names = [path.relative_to(folder).as_posix() for path in paths]
     moves = [[name, f"{FOLDER}/{id}/{name}"] for name in names]
     taken = [path for path in make or {} if path.exists() and path not in paths]
@@ -111,7 +120,10 @@ def _replay(folder: Path) -> tuple[list[Removal], list[Removal]]:
             else:
                 moves = tuple((_inside(name), _inside(to)) for name, to in entry["moves"])
                 made = tuple(map(_inside, entry["made"]))
-                done[entry["id"]] = Removal(_inside(entry["id"]), entry["time"], entry["operation"], moves, made)
+                id = _inside(entry["id"])
+                if before := done.pop(id, None) or undone.pop(id, None):
+                    moves, made = before.moves + moves, before.made + made
+                done[id] = Removal(id, entry["time"], entry["operation"], moves, made)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"Line {number} of {shown(path)} cannot be read: move the files in {FOLDER} back by hand."
@@ -144,7 +156,7 @@ def bring_back(folder: Path) -> list[Path]:
     for name, to in newest.moves:
         _move(folder / to, folder / name)
     _append(folder, {"undo": newest.id, "time": _now()})
-    return [folder / name for name, _ in newest.moves]
+    return newest.touched(folder)
 
 
 def undo(folder: Path, *, force: bool = False) -> tuple[str, list[Path]]:
@@ -203,12 +215,12 @@ def _remove_again(folder: Path, removal: Removal) -> list[Path]:
         _move(folder / name, folder / to)
     for name in removal.made:
         _move(folder / FOLDER / removal.id / "made" / name, folder / name)
-    return [folder / name for name, _ in removal.moves]
+    return removal.touched(folder)
 
 
 def _told(folder: Path, one: Removal | Operation | None) -> tuple[str, list[Path]]:
     if isinstance(one, Removal):
-        return one.operation, [folder / name for name, _ in one.moves]
+        return one.operation, one.touched(folder)
     return (one.name, [folder / name for name in one.files]) if one else ("", [])
 
 

@@ -5,6 +5,7 @@ parentheses of A1111's prompts, and a comma between them belongs to the tag.
 """
 
 import codecs
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +46,15 @@ def read(path: Path) -> str:
 
 def encoding(path: Path) -> str:
     """Python's name for the file's encoding, one of utf-8, utf-8-sig, utf-16, utf-32. Raises UserError."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return _encoding(path, 0, 0)  # says what is wrong
+    return _encoding(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=200_000)
+def _encoding(path: Path, modified: int, size: int) -> str:
     return decoded(content(path), path)[1]
 
 

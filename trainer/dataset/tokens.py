@@ -24,16 +24,24 @@ SHIPPED = (
 # openai/CLIP, simple_tokenizer.py: what a text is cut into before byte pairs are merged.
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
+REMEMBERED = 100_000  # texts whose tokens are not counted again
+
 
 class Counter:
     """Counts with the tokenizer in this folder (vocab.json and merges.txt, or tokenizer.json)."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self._known: dict[str, int] = {}  # after an edit the other ten thousand captions are what they were
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without those for begin and end. Raises UserError for files that are no tokenizer."""
-        return [len(found.ids) for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        known = self._known if len(self._known) < REMEMBERED else {}
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        found = self._tokenizer.encode_batch(new, add_special_tokens=False)
+        known.update((text, len(one.ids)) for text, one in zip(new, found))
+        self._known = known
+        return [known[text] for text in texts]
 
     @cached_property
     def _tokenizer(self):
