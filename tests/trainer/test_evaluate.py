@@ -385,6 +385,8 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     exported = export(here, 2, name="My moss")
     assert exported.path.name == "My-moss.safetensors"
     assert "Checked" in exported.verification
+    maps = Path("/proc/self/maps")  # Windows cannot move a file that the check still holds open
+    assert not maps.exists() or "My-moss" not in maps.read_text()
     lora = kohya.read(exported.path)
     assert lora.metadata["ss_output_name"] == "My-moss"
     for key, tensor in load_file(here.epochs()[1].path).items():
@@ -398,8 +400,19 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     # Another picture under the cell's name is not what the file draws.
     shown = next(cell for cell in Evaluation.load(folder).cells if cell.epoch == 2 and cell.column == "one")
     Image.new("RGB", (64, 64), "red").save(folder / shown.file)
-    with pytest.raises(UserError, match="another picture"):
+    with pytest.raises(UserError, match="moss-again.safetensors was not written: it draws another picture than"):
         export(here, 2, name="moss again")
+    assert not list(exported.path.parent.glob("*moss-again*"))  # nor a hidden part of it
+    before = {path: path.read_bytes() for path in exported.path.parent.iterdir()}
+    with pytest.raises(UserError, match="another picture"):
+        export(here, 2, name="My moss", overwrite=True)
+    assert {path: path.read_bytes() for path in exported.path.parent.iterdir()} == before
+    # The preview was drawn from a file that had no name yet, and says the one that it has now.
+    with Image.open(exported.path.with_suffix(".png")) as preview:
+        assert "<lora:My-moss:1>" in preview.info["parameters"]
+    # A comparison whose pictures are gone is none to hold a file against.
+    shutil.rmtree(folder / "cells")
+    assert "no comparison shows this epoch" in export(here, 2, name="moss again").verification
 
 
 def test_a_model_card_shows_the_grid_and_says_what_the_file_is(here):
