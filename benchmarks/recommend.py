@@ -36,7 +36,7 @@ def plan() -> list[dict]:
     for number, (family, character) in enumerate(who):
         for turn, way in enumerate(ways):
             seed = 100 * number + turn
-            own = {"data.repeats": 12, "evaluation.seeds": [1], "loop.seed": seed}
+            own = {"data.repeats": 12, "evaluation.seeds": [1, 2, 3], "loop.seed": seed}
             rows.append({"family": family, "character": character, "set": own | way})
     return rows
 

@@ -245,9 +245,11 @@ def _verify(check: Check, number: int) -> tuple[bytes, str]:
         return data, "Rendered once to check that it loads: no comparison shows this epoch, to hold it against."
     difference = _apart(picture, open_picture(check.folder / shown.file))
     if difference > TOLERANCE + 1e-9:
-        again = f"render the comparison again with `lora-studio evaluate {check.run.path}`, then export"
-        draws = f"it draws another picture than {check.folder / shown.file} (by {difference * 255:.0f}/255)"
-        raise UserError(f"{check.path} was not written: {draws}; {again}.")
+        raise UserError(
+            f"{check.path} was not written: it draws another picture than {check.folder / shown.file} (by "
+            f"{difference * 255:.0f}/255). Render the comparison again with `lora-studio evaluate {check.run.path}`, "
+            "then export."
+        )
     same = "pixel for pixel" if difference == 0 else "to within one step of 255"
     return data, f"Checked: loaded again, it draws the comparison's '{shown.column}' {same}."
 
@@ -269,8 +271,10 @@ def _compare(check: Check, recipe: Recipe, change: kohya.Change) -> tuple[bytes,
     apart = _apart(*pictures)
     if change.error <= SAME:
         if apart > TOLERANCE + 1e-9:
-            other = f"{epoch.name} at {recipe.factor:g}"
-            raise UserError(f"{check.path} was not written: it draws another picture than {other} ({apart:.2f}).")
+            raise UserError(
+                f"{check.path} was not written: it draws another picture than {epoch.name} at {recipe.factor:g} (by "
+                f"{apart * 255:.0f}/255)."
+            )
         return data, f"Checked: at 1 it draws what {epoch.name} draws at {recipe.factor:g}; {exact}."
     kept = f"keeps {change.kept:.2%} of the change and " if change.kept < 1 else ""
     return data, (

@@ -232,7 +232,7 @@ class Foreign(Network):
 
 def _through_spandrel(content: dict[str, Any], path: Path) -> ImageModelDescriptor:
     spandrel = _spandrel()
-    if isinstance(spandrel, str):
+    if isinstance(spandrel, UserError):
         raise UserError(f"{path} is no ESRGAN or Real-ESRGAN file (RRDBNet of 4x, 2x or 1x). {spandrel}")
     try:
         found = spandrel.ModelLoader().load_from_state_dict(spandrel.canonicalize_state_dict(content))
@@ -249,16 +249,18 @@ def _through_spandrel(content: dict[str, Any], path: Path) -> ImageModelDescript
     return found
 
 
-@cache
-def _spandrel() -> ModuleType | str:
-    """The package, or why it cannot be used, in a sentence. A torchvision that does not fit torch raises anything."""
+@cache  # a failed import fails otherwise the second time
+def _spandrel() -> ModuleType | UserError:
+    """The package, or why it cannot be used. A torchvision that does not fit torch raises anything."""
     if find_spec("spandrel") is None:
-        how = "pip install -c constraints.txt -e .[upscalers]"
-        return f"Other upscalers need spandrel, which is not installed: run `{how}` in the project's folder."
+        return UserError(
+            "Other upscalers need spandrel, which is not installed: run `pip install -c constraints.txt -e "
+            "'.[upscalers]'` in the project's folder."
+        )
     try:
         import spandrel
     except Exception as error:
-        return (
+        return UserError(
             f"Other upscalers need spandrel, which is installed but cannot be loaded ({error}): install the "
             f"torchvision that belongs to torch {torch.__version__}."
         )
