@@ -12,7 +12,7 @@ import trainees
 from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
-from trainer import families, kohya, presets
+from trainer import families, kohya, metrics, presets
 from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
 from trainer.cli.comparing import parse_merge
 from trainer.conditioning import condition
@@ -90,6 +90,19 @@ def test_the_grid_has_the_base_first_and_every_epoch_from_its_file(here):
     assert difference(pictures[0], pictures[2]) > 3  # an epoch is another picture than the base
     assert difference(pictures[2], pictures[4]) > 3  # and than another epoch
     assert {row.epoch for row in evaluation.rows} == {0, 1, 2}
+
+
+def test_likeness_is_to_the_pictures_that_were_trained_on(here):
+    """Neither to those that the run held back nor to those that came to the folder later."""
+    record, folder = here.path / "dataset.json", Path(here.config.data.folder)
+    held, *trained = json.loads(record.read_text())
+    record.write_text(json.dumps([{**held, "role": "validation"}, *trained]))
+    Image.new("RGB", (64, 64), "red").save(folder / "later.png")
+    found = evaluate(here, settings_of(here))
+    shown = next(cell for cell in found.evaluation.cells if cell.epoch == 2 and cell.column == "one")
+    seen = metrics.describe(metrics.open_picture(found.folder / shown.file))
+    likeness = [float(seen @ metrics.describe(metrics.open_picture(folder / one["file"]))) for one in trained]
+    assert trained and shown.scores["likeness"] == pytest.approx(sum(likeness) / len(likeness), abs=1e-4)
 
 
 def test_every_picture_says_how_it_was_made(here):
