@@ -4,9 +4,9 @@
 
 Trains, renders and scores twenty runs of different characters, families, seeds, ranks and learning rates, some of
 them overcooked on purpose, then compares the recommended epoch's fidelity with the best epoch's. Fidelity is the
-drawn world's own measure, here of twelve pictures an epoch, and takes no part in the recommendation. What is trained and
-rendered already in the work folder is only scored anew; `--again` recommends anew from the scores that are there, which
-is how recommend.py's constants were set: on the first ten runs (SETTLED_ON), so that the others can tell.
+drawn world's own measure, here of twelve pictures an epoch, and takes no part in the recommendation. What is trained
+and rendered already in the work folder is only scored anew; `--again` recommends anew from the scores that are there,
+which is how recommend.py's constants were set: on the first ten runs (SETTLED_ON), so that the others can tell.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def main() -> None:
     for name, part in (("settled on", found[:SETTLED_ON]), ("confirming", found[SETTLED_ON:]), ("all", found)):
         gaps = [one["most"] - one["fidelity"] for one in part]
         if gaps:
-            close = sum(gap <= CLOSE for gap in gaps)
-            print(f"{name}: {close} of {len(part)} within {CLOSE} of the best epoch, {sum(gaps) / len(part):.3f} on average")
+            close, mean = sum(gap <= CLOSE for gap in gaps), sum(gaps) / len(gaps)
+            print(f"{name}: {close} of {len(gaps)} within {CLOSE} of the best epoch, {mean:.3f} below it on average")
 
 
 if __name__ == "__main__":
