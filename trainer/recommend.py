@@ -6,9 +6,8 @@ what was gained over the base, minus that price. The earliest epoch within the n
 
 Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss still sees
 them. Where it was measured it makes up most of the gain, by its logarithm: the loss on held-back pictures, which rises
-again when learning becomes learning by heart, and without such pictures the loss on those of the training. What
-the next epoch loses again is half doubted: training that breaks there has begun to break before, and pictures show it
-earlier than the loss on pictures that were trained on.
+again when learning becomes learning by heart, and without such pictures the loss on those of the training. Then
+the price, which only pictures tell, counts half: they do not show all that was gained for it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,8 +32,8 @@ BURN_COST = 0.3
 LEAST_NOISE, MOST_NOISE = 0.02, 0.1
 # The part of the gain that the loss tells, where it was measured; likeness tells the rest.
 LOSS_SHARE = 0.8
-# The share that is taken off an epoch of what the next one loses again.
-BEFORE_A_FALL = 0.5
+# How much of the price counts then.
+PRICE_SHARE = 0.5
 # Less likeness than this over the base is nothing learned, with CLIP as with the built-in descriptor.
 LEAST_GAIN = 0.01
 ENOUGH_EPOCHS = 6  # to tell noise from the course of a curve
@@ -51,12 +49,13 @@ class _Candidate:
     bleed: float  # 1: as far as the base's pictures are from the training pictures
     sameness: float  # share of the base's variety that is lost, at least 0
     burn: float  # above the base's, in deviations of the training pictures, at least 0
+    price_share: float = 1.0
 
     @property
     def worth(self) -> float:
         """Gain minus price; what was not measured costs nothing."""
         price = BLEED_COST * self.bleed, SAMENESS_COST * self.sameness, BURN_COST * self.burn
-        return self.gain - sum(cost for cost in price if math.isfinite(cost))
+        return self.gain - self.price_share * sum(cost for cost in price if math.isfinite(cost))
 
 
 def recommend(rows: Sequence[Row], votes: Ranking | None = None) -> dict[str, Any] | None:
@@ -176,6 +175,7 @@ def _comparable(
             bleed=bleed[i] / (1 - ground) if ground < 1 else math.nan,
             sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
             burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
+            price_share=1.0 if math.isnan(learned[i]) else PRICE_SHARE,
         )
         for i, row in enumerate(curve)
     ]
@@ -191,7 +191,7 @@ def _learned(curves: list[list[Row]], base: Row | None) -> list[list[float]]:
     most = _score(base, name) if base else math.nan
     if not most > 0 or not all(_score(row, name) > 0 for row in rows):
         return []
-    falls = [_confirmed([math.log(most / _score(row, name)) for row in curve]) for curve in curves]
+    falls = [[math.log(most / _score(row, name)) for row in curve] for curve in curves]
     largest = max(fall for curve in falls for fall in curve)
     return [[fall / largest for fall in curve] for curve in falls] if largest > 0 else []
 
@@ -200,13 +200,6 @@ def _blend(likeness: float, learned: float) -> float:
     if math.isnan(likeness) or math.isnan(learned):
         return likeness if math.isnan(learned) else learned
     return (1 - LOSS_SHARE) * likeness + LOSS_SHARE * learned
-
-
-def _confirmed(falls: list[float]) -> list[float]:
-    """Each less its share of what the next epoch loses again; of few epochs each stands for itself."""
-    if len(falls) < ENOUGH_EPOCHS:
-        return falls
-    return [own - BEFORE_A_FALL * max(0.0, own - after) for own, after in pairwise([*falls, falls[-1]])]
 
 
 def _smooth(curve: list[Row], name: str) -> list[float]:
