@@ -19,7 +19,6 @@ from trainer import axes, denoising, environment, metrics, presets, processes, r
 from trainer.axes import Axis
 from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered, read_prompts
 from trainer.config import EvaluationConfig, TrainConfig
-from trainer.dataset import images
 from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.examples import Example, as_recorded, load_examples
@@ -87,7 +86,7 @@ def evaluate(
         evaluation.about |= about
         if processes.is_main():
             models = {name: toybox.located(path) for name, path in seers.items() if path}
-            _conclude(evaluation, folder, run.config, losses, models)
+            _conclude(evaluation, folder, sides[0], losses, models)
     return Result(folder, evaluation)
 
 
@@ -103,11 +102,11 @@ def wait_for_epoch(run: Run, known: list[Epoch], poll: float = 2.0) -> bool:
 
 
 def _conclude(
-    evaluation: Evaluation, folder: Path, config: TrainConfig, losses: metrics.Losses, models: dict[str, Path]
+    evaluation: Evaluation, folder: Path, side: Side, losses: metrics.Losses, models: dict[str, Path]
 ) -> None:
     """Scores, recommendation, grid and report of what has been rendered."""
-    pictures = images.find(Path(config.data.folder)) if Path(config.data.folder).is_dir() else []
-    metrics.score(evaluation, folder, pictures, trigger=config.data.trigger, losses=losses, **models)
+    pictures = [example.path for example in _pictures(side).get("training", ())]
+    metrics.score(evaluation, folder, pictures, trigger=side.config.data.trigger, losses=losses, **models)
     settle(evaluation, folder)
     evaluation.save(folder)
     save_grid(evaluation, folder)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from trainer import environment, kohya, presets, shelf, sidecars
 from trainer.adapters.frozen import weight_of
 from trainer.adapters.sites import places_of
-from trainer.cells import Evaluation, Rendered, read_prompts
+from trainer.cells import Cell, Evaluation, Rendered, read_prompts
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
-from trainer.files import write_bytes
+from trainer.files import new_file, write_bytes
+from trainer.metrics import open_picture
 from trainer.places import choose_epochs, make_cell, png, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from trainer.families import BaseModel
 
 TOLERANCE = 1 / 255  # a picture rendered alone may round a pixel differently from the same one in a batch
-
 SAME = 1e-6  # of ΔW, relative: the rounding of alphas to float32; fp16 rounds by 3e-4
 
 
@@ -96,10 +96,10 @@ def export(
     pairs in place of `number`, at least one of them, and other LoRAs by their names in the model folders or their
     files.
 
-    The written file is loaded again and one cell rendered with it. Where the picture must be the same (all but
-    merges, cut ranks and narrower numbers) its pixels must equal those of the epoch; where it cannot be, the
-    sentence says how far both ΔW and picture are from it. Raises UserError when an epoch is not there, when a
-    file of that name is (unless `overwrite`), or when the written file does not draw the same picture.
+    The file is loaded again and one cell rendered with it before it gets its name. Where the picture must be the same
+    (all but merges, cut ranks and narrower numbers) its pixels must equal those of the epoch; where it cannot be, the
+    sentence says how far both ΔW and picture are from it. Raises UserError, and leaves the folder as it was, when an
+    epoch is not there, when a file of that name is (unless `overwrite`), or when the picture is not the same.
     """
     recipe = _recipe(run, number, merge, strength, rank, dtype)
     path = _destination(to, name or run.config.name)
@@ -107,12 +107,11 @@ def export(
         raise UserError(f"{path} is already there: give another --name, or --overwrite to replace it.")
     evaluation, folder = latest_comparison(run)
     model = load_base(run.config, device or environment.default_device())
-    metadata, change = _write(path, recipe, model)
     shown = recipe.parts[0].epoch
-    if change is None:
-        preview, verification = _verify(run, path, shown, evaluation, folder, model)
-    else:
-        preview, verification = _compare(run, path, recipe, change, evaluation, model)
+    with new_file(path) as part:
+        metadata, change = _write(part, path.stem, recipe, model)
+        check = Check(run, part, path, evaluation, folder, model)
+        preview, verification = _verify(check, shown) if change is None else _compare(check, recipe, change)
     for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
         write_bytes(sidecar, preview)
     row = shown if len(recipe.parts) == 1 else None
@@ -164,10 +163,11 @@ def _sides(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> tuple[tuple[int, 
     return down[1:], up[0]
 
 
-def _write(path: Path, recipe: Recipe, model: BaseModel) -> tuple[kohya.Metadata, kohya.Change | None]:
-    """The file itself; returns its metadata and, unless it is the epoch as it was, what was changed."""
+def _write(path: Path, name: str, recipe: Recipe, model: BaseModel) -> tuple[kohya.Metadata, kohya.Change | None]:
+    """The file itself, which will be called `name`; returns its metadata and, unless it is the epoch as it was, what
+    was changed."""
     files = [(kohya.read(part.path), part.weight) for part in recipe.parts]
-    metadata = kohya.renamed(files[0][0].metadata, path.stem)
+    metadata = kohya.renamed(files[0][0].metadata, name)
     if recipe.plain:
         kohya.write(path, files[0][0].tensors, metadata)
         return metadata, None
@@ -213,49 +213,68 @@ def latest_comparison(run: Run) -> tuple[Evaluation | None, Path]:
     return Evaluation.load(found[-1].parent), found[-1].parent
 
 
-def _verify(
-    run: Run, path: Path, number: int, evaluation: Evaluation | None, folder: Path, model: BaseModel
-) -> tuple[bytes, str]:
+@dataclass(frozen=True)
+class Check:
+    """A file that has been written but not put in its place yet, and what it is held against."""
+
+    run: Run
+    part: Path  # where it is
+    path: Path  # where it will be; pictures name it so
+    evaluation: Evaluation | None
+    folder: Path  # of the evaluation
+    model: BaseModel
+
+    def draw(self, cell: Cell, files: Sequence[tuple[Path, float]]) -> tuple[bytes, list]:
+        """The cell from each of the files at its strength, one after the other: the first as PNG, and all of them."""
+        renderer = Renderer(self.model, 1, shelf_of(_settings(self.run, self.evaluation)))
+        pictures = []
+        for file, strength in files:
+            renderer.use(file, strength)
+            pictures += renderer.render([cell])
+        data = png(pictures[0], infotext_of(cell, renderer, Epoch(cell.epoch, self.path)))
+        renderer.carry([()])  # lets go of the file: Windows moves none that is open
+        return data, pictures
+
+
+def _verify(check: Check, number: int) -> tuple[bytes, str]:
     """Render one cell with the written file and compare. Returns (PNG of that cell, what was found)."""
-    shown = _cell_to_show(evaluation, number)
-    cell = _cell_of(run, evaluation, shown, model.sha256(), number, path)
-    renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
-    renderer.use(path, cell.strength)
-    picture = renderer.render([cell])[0]
-    data = png(picture, infotext_of(cell, renderer, Epoch(number, path)))
+    shown = _cell_to_show(check.evaluation, check.folder, number)
+    cell = _cell_of(check, shown, number)
+    data, (picture,) = check.draw(cell, [(check.part, cell.strength)])
     if shown is None:
-        return data, "Rendered once to check that it loads; there is no comparison yet to hold it against."
-    difference = _difference(picture, folder / shown.file)
+        return data, "Rendered once to check that it loads: no comparison shows this epoch, to hold it against."
+    difference = _apart(picture, open_picture(check.folder / shown.file))
     if difference > TOLERANCE + 1e-9:
-        message = f"{path} draws another picture than {folder / shown.file} (by {difference * 255:.0f}/255)"
-        raise UserError(f"{message}: render the comparison again with `lora-studio evaluate {run.path}`, then export.")
+        raise UserError(
+            f"{check.path} was not written: it draws another picture than {check.folder / shown.file} (by "
+            f"{difference * 255:.0f}/255). Render the comparison again with `lora-studio evaluate {check.run.path}`, "
+            "then export."
+        )
     same = "pixel for pixel" if difference == 0 else "to within one step of 255"
     return data, f"Checked: loaded again, it draws the comparison's '{shown.column}' {same}."
 
 
-def _compare(
-    run: Run, path: Path, recipe: Recipe, change: kohya.Change, evaluation: Evaluation | None, model: BaseModel
-) -> tuple[bytes, str]:
+def _compare(check: Check, recipe: Recipe, change: kohya.Change) -> tuple[bytes, str]:
     """Render one cell with the written file and hold it against the epoch it came from, at the strength baked in.
 
     Both are rendered here, alone and one after the other, so that a comparison at another strength, or none, is
     no obstacle. Returns (PNG of that cell, what was found).
     """
     epoch = recipe.parts[0]
-    shown = _cell_to_show(evaluation, epoch.epoch)
-    cell = replace(_cell_of(run, evaluation, shown, model.sha256(), epoch.epoch, path), strength=1.0)
-    renderer = Renderer(model, 1, shelf_of(_settings(run, evaluation)))
-    renderer.use(path, 1.0)
-    picture = renderer.render([cell])[0]
-    data = png(picture, infotext_of(cell, renderer, Epoch(epoch.epoch, path)))
+    shown = _cell_to_show(check.evaluation, check.folder, epoch.epoch)
+    cell = replace(_cell_of(check, shown, epoch.epoch), strength=1.0)
+    merged = len(recipe.parts) > 1
+    data, pictures = check.draw(cell, [(check.part, 1.0)] + [(epoch.path, recipe.factor)] * (not merged))
     exact = f"its ΔW is {recipe.words()} to within {change.error:.1e}"
-    if len(recipe.parts) > 1:
+    if merged:
         return data, f"Loaded again and rendered: {exact}. No epoch draws the picture of a merge, so none was compared."
-    renderer.use(epoch.path, recipe.factor)
-    apart = _apart(picture, renderer.render([cell])[0])
+    apart = _apart(*pictures)
     if change.error <= SAME:
         if apart > TOLERANCE + 1e-9:
-            raise UserError(f"{path} draws another picture than {epoch.name} at {recipe.factor:g}: {apart:.2f}")
+            raise UserError(
+                f"{check.path} was not written: it draws another picture than {epoch.name} at {recipe.factor:g} (by "
+                f"{apart * 255:.0f}/255)."
+            )
         return data, f"Checked: at 1 it draws what {epoch.name} draws at {recipe.factor:g}; {exact}."
     kept = f"keeps {change.kept:.2%} of the change and " if change.kept < 1 else ""
     return data, (
@@ -269,34 +288,27 @@ def _settings(run: Run, evaluation: Evaluation | None) -> EvaluationConfig:
     return EvaluationConfig(**evaluation.rendering) if evaluation else run.config.evaluation
 
 
-def _cell_to_show(evaluation: Evaluation | None, number: int) -> Rendered | None:
-    """The epoch's first cell that shows the subject, at the strength nearest to 1."""
+def _cell_to_show(evaluation: Evaluation | None, folder: Path, number: int) -> Rendered | None:
+    """The epoch's first cell that shows the subject and can be read, at the strength nearest to 1."""
     if evaluation is None:
         return None
     leaks = {prompt.name for prompt in evaluation.prompts if prompt.leak}
     cells = [cell for cell in evaluation.cells if cell.epoch == number and cell.column not in leaks]
-    return min(cells, key=lambda cell: abs(cell.strength - 1), default=None)
+    cells.sort(key=lambda cell: abs(cell.strength - 1))
+    return next((cell for cell in cells if open_picture(folder / cell.file) is not None), None)
 
 
-def _cell_of(run: Run, evaluation: Evaluation | None, shown: Rendered | None, base: str, number: int, path: Path):
+def _cell_of(check: Check, shown: Rendered | None, number: int) -> Cell:
     """The cell to render: the one shown in the comparison, or the prompt set's first when there is none."""
-    config, settings = run.config, _settings(run, evaluation)
+    config, settings = check.run.config, _settings(check.run, check.evaluation)
+    base, own = check.model.sha256(), {"epoch": number, "lora": kohya.tensor_hash(check.part)}
     if shown is not None:
-        column = next(prompt for prompt in evaluation.prompts if prompt.name == shown.column)
-        cell = make_cell(config, settings, column, shown.seed, base)
-        return replace(cell, epoch=number, strength=shown.strength, lora=kohya.tensor_hash(path))
+        column = next(prompt for prompt in check.evaluation.prompts if prompt.name == shown.column)
+        return replace(make_cell(config, settings, column, shown.seed, base), strength=shown.strength, **own)
     file = presets.locate(settings.prompts, "prompts")
     column = read_prompts(file, config.data.trigger, config.data.class_word)[0]
-    cell = make_cell(config, settings, column, settings.seeds[0] if column.seed is None else column.seed, base)
-    return replace(cell, epoch=number, lora=kohya.tensor_hash(path))
-
-
-def _difference(picture, file: Path) -> float:
-    """Largest difference of any channel from the picture in a file, in [0, 1]."""
-    from PIL import Image
-
-    with Image.open(file) as other:
-        return _apart(picture, other.convert("RGB"))
+    seed = settings.seeds[0] if column.seed is None else column.seed
+    return replace(make_cell(config, settings, column, seed, base), **own)
 
 
 def _apart(picture, other) -> float:

@@ -12,11 +12,12 @@ from pathlib import Path
 from trainer.errors import UserError
 
 
-def write_with(path: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a temporary file beside `path`, then move it into place in one step.
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A hidden file beside `path`, empty, that takes its place in one step when the block ends well.
 
-    A kill at any moment leaves either the old file or the new one. Raises UserError when the disk is
-    full or the folder cannot be written; the old file is untouched then.
+    A kill at any moment leaves either the old file or the new one. Raises UserError when the disk is full or the folder
+    cannot be written; the old file is untouched then, and after any error in the block.
     """
     path = Path(path)
     temporary = None
@@ -25,7 +26,7 @@ def write_with(path: Path, write: Callable[[Path], None]) -> Path:
         handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        write(temporary)
+        yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes private files; what is written here is meant to be read by the user's other tools.
@@ -36,6 +37,13 @@ def write_with(path: Path, write: Callable[[Path], None]) -> Path:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_with(path: Path, write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a `new_file`."""
+    path = Path(path)
+    with new_file(path) as temporary:
+        write(temporary)
     return path
 
 

@@ -6,7 +6,8 @@ what was gained over the base, minus that price. The earliest epoch within the n
 
 Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss still sees
 them. Where it was measured it makes up most of the gain, by its logarithm: the loss on held-back pictures, which rises
-again when learning becomes learning by heart, and without such pictures the loss on those of the training.
+again when learning becomes learning by heart, and without such pictures the loss on those of the training. Then
+the price, which only pictures tell, counts half: they do not show all that was gained for it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import numpy as np
 from trainer.cells import BASE_EPOCH, Row
 from trainer.vote import Ranking
 
-# What one unit costs, in shares of all likeness gained: bleed as large as the difference between any two of the
-# base's pictures, all variety lost, burn one standard deviation above the base's.
-BLEED_COST = 0.25  # set on the toybox, where the truth is known: benchmarks/recommend.py
+# What one unit costs, in shares of all that was gained: bleed as large as the base's distance from the training
+# pictures, all variety lost, burn one standard deviation above the base's.
+BLEED_COST = 0.45  # set on the toybox, where the truth is known: benchmarks/recommend.py
 SAMENESS_COST = 0.4
 BURN_COST = 0.3
 # Rows whose likeness differs by less are equal: pictures of a handful of prompts cannot tell them apart. The loss has
@@ -31,6 +32,8 @@ BURN_COST = 0.3
 LEAST_NOISE, MOST_NOISE = 0.02, 0.1
 # The part of the gain that the loss tells, where it was measured; likeness tells the rest.
 LOSS_SHARE = 0.8
+# How much of the price counts then.
+PRICE_SHARE = 0.5
 # Less likeness than this over the base is nothing learned, with CLIP as with the built-in descriptor.
 LEAST_GAIN = 0.01
 ENOUGH_EPOCHS = 6  # to tell noise from the course of a curve
@@ -42,24 +45,25 @@ class _Candidate:
 
     epoch: int
     strength: float
-    gain: float  # share of the likeness gained over the base by the best row, 1 at that row
-    bleed: float  # in units of the base's own variety
+    gain: float  # share of what was gained over the base by the best row, 1 at that row
+    bleed: float  # 1: as far as the base's pictures are from the training pictures
     sameness: float  # share of the base's variety that is lost, at least 0
     burn: float  # above the base's, in deviations of the training pictures, at least 0
+    price_share: float = 1.0
 
     @property
     def worth(self) -> float:
         """Gain minus price; what was not measured costs nothing."""
         price = BLEED_COST * self.bleed, SAMENESS_COST * self.sameness, BURN_COST * self.burn
-        return self.gain - sum(cost for cost in price if math.isfinite(cost))
+        return self.gain - self.price_share * sum(cost for cost in price if math.isfinite(cost))
 
 
 def recommend(rows: Sequence[Row], votes: Ranking | None = None) -> dict[str, Any] | None:
     """The row to keep as {"epoch", "strength", "reason"}; None when no epoch has a likeness and no vote decides.
 
-    Reads the scores likeness, bleed, diversity and burn; any but the first may be missing, and so may the
-    base's row. Values that are not finite count as not measured. Rows of several strengths are compared by the
-    same worth; of equals the one nearest to strength 1 wins.
+    Reads the scores likeness, loss, held_out, bleed, diversity and burn; any but the first may be missing, and so may
+    the base's row, without which there is nothing to hold a loss against. Values that are not finite count as not
+    measured. Rows of several strengths are compared by the same worth; of equals the one nearest to strength 1 wins.
 
     Eyes come before figures: the clear winner of a blind vote is recommended whatever the scores say (and it is
     said when they differ). Without a winner, rows that clearly lost the vote are out, and the scores choose
@@ -105,18 +109,22 @@ def _by_scores(rows: Sequence[Row]) -> dict[str, Any] | None:
     ground = _score(base, "likeness") if base else math.nan
     several = len(curves) > 1
     noise = max(map(_noise, curves))
-    if no_choice := _no_choice(likeness, ground, noise):
+    learned, no_choice = _learned(curves, base), _no_choice(likeness, ground, noise)
+    if no_choice and not learned:
         row = min((row for curve in curves for row in curve), key=lambda row: (abs(row.strength - 1), row.epoch))
         return _answer(row.epoch, row.strength, several, no_choice)
     ground = min(likeness) if math.isnan(ground) else ground
-    gained = max(likeness) - ground
-    compared = [_comparable(curve, base, ground, gained, _variety(rows, base)) for curve in curves]
-    noise = min(max(noise / gained, LEAST_NOISE), MOST_NOISE)
-    if any(math.isfinite(_score(row, "loss")) for row in rows):
-        noise *= 1 - LOSS_SHARE
+    gained = math.nan if no_choice else max(likeness) - ground
+    variety = _variety(rows, base)
+    compared = [
+        _comparable(curve, base, ground, gained, variety, learned[at] if learned else [math.nan] * len(curve))
+        for at, curve in enumerate(curves)
+    ]
+    noise = LEAST_NOISE if no_choice else min(max(noise / gained, LEAST_NOISE), MOST_NOISE)
+    noise *= 1 - LOSS_SHARE if learned else 1
     best = _earliest_of_the_best([one for curve in compared for one in curve], noise)
     curve = next(curve for curve in compared if best in curve)
-    return _answer(best.epoch, best.strength, several, _reason(best, curve, noise))
+    return _answer(best.epoch, best.strength, several, _reason(best, curve, noise, _words(bool(learned))))
 
 
 def _no_choice(likeness: list[float], ground: float, noise: float) -> str:
@@ -152,11 +160,11 @@ def _variety(rows: Sequence[Row], base: Row | None) -> float:
     return own if not math.isnan(own) else max(_values(rows, "diversity"), default=math.nan)
 
 
-def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float, variety: float) -> list[_Candidate]:
+def _comparable(
+    curve: list[Row], base: Row | None, ground: float, gained: float, variety: float, learned: list[float]
+) -> list[_Candidate]:
+    """The rows in comparable units. `gained` is NaN where likeness tells nothing, `learned` where the loss does."""
     likeness, bleed, diversity, burn = (_smooth(curve, name) for name in ("likeness", "bleed", "diversity", "burn"))
-    learned = _learned(curve, base)
-    # Without any diversity, bleed is weighed against its own largest value.
-    far = variety if variety > 0 else max(_values(curve, "bleed"), default=math.nan)
     usual = _score(base, "burn") if base else math.nan
     usual = min(_values(curve, "burn"), default=math.nan) if math.isnan(usual) else usual
     return [
@@ -164,26 +172,34 @@ def _comparable(curve: list[Row], base: Row | None, ground: float, gained: float
             row.epoch,
             row.strength,
             gain=_blend((likeness[i] - ground) / gained, learned[i]),
-            bleed=bleed[i] / far if far > 0 else math.nan,
+            bleed=bleed[i] / (1 - ground) if ground < 1 else math.nan,
             sameness=max(0.0, 1 - diversity[i] / variety) if variety > 0 and not math.isnan(diversity[i]) else math.nan,
             burn=max(0.0, burn[i] - usual) if not math.isnan(burn[i]) else math.nan,
+            price_share=1.0 if math.isnan(learned[i]) else PRICE_SHARE,
         )
         for i, row in enumerate(curve)
     ]
 
 
-def _learned(curve: list[Row], base: Row | None) -> list[float]:
-    """Share of the fall of the log loss below the base's, 1 at the lowest; NaN where unmeasured."""
-    name = "held_out" if all(math.isfinite(_score(row, "held_out")) for row in curve) else "loss"
-    losses = [_score(row, name) for row in curve]
-    least, most = min(losses, default=math.nan), _score(base, name) if base else math.nan
-    if not 0 < least < most or any(math.isnan(loss) for loss in losses):
-        return [math.nan] * len(curve)
-    return [math.log(most / loss) / math.log(most / least) for loss in losses]
+def _learned(curves: list[list[Row]], base: Row | None) -> list[list[float]]:
+    """Share of the fall of the log loss below the base's, 1 at the row where most was learned; empty where unmeasured.
+
+    The loss on held-back pictures, where every row has it.
+    """
+    rows = [row for curve in curves for row in curve]
+    name = "held_out" if all(math.isfinite(_score(row, "held_out")) for row in rows) else "loss"
+    most = _score(base, name) if base else math.nan
+    if not most > 0 or not all(_score(row, name) > 0 for row in rows):
+        return []
+    falls = [[math.log(most / _score(row, name)) for row in curve] for curve in curves]
+    largest = max(fall for curve in falls for fall in curve)
+    return [[fall / largest for fall in curve] for curve in falls] if largest > 0 else []
 
 
 def _blend(likeness: float, learned: float) -> float:
-    return likeness if math.isnan(learned) else (1 - LOSS_SHARE) * likeness + LOSS_SHARE * learned
+    if math.isnan(likeness) or math.isnan(learned):
+        return likeness if math.isnan(learned) else learned
+    return (1 - LOSS_SHARE) * likeness + LOSS_SHARE * learned
 
 
 def _smooth(curve: list[Row], name: str) -> list[float]:
@@ -225,34 +241,68 @@ def _answer(epoch: int, strength: float, several: bool, reason: str) -> dict[str
     return {"epoch": epoch, "strength": strength, "reason": sentence}
 
 
-def _reason(best: _Candidate, curve: list[_Candidate], noise: float) -> str:
+@dataclass(frozen=True)
+class _Words:
+    """How the course of the gain is spoken of: by what makes up most of it."""
+
+    goes_on: str
+    most: str
+    still: str
+    stopped: str
+    almost: str
+    at_once: str
+    turns: str
+
+
+def _words(by_loss: bool) -> _Words:
+    if by_loss:
+        return _Words(
+            "the loss is still falling at the last epoch; more training may help",
+            "the loss is lowest",
+            "the loss still falls",
+            "the loss has stopped falling",
+            "the loss has almost stopped falling",
+            "the loss is as low as it gets",
+            "the loss rises again",
+        )
+    return _Words(
+        "likeness is still rising at the last epoch; more training may help",
+        "likeness is highest",
+        "likeness still rises",
+        "likeness has stopped rising",
+        "likeness has almost stopped rising",
+        "likeness is as high as it gets",
+        "likeness falls",
+    )
+
+
+def _reason(best: _Candidate, curve: list[_Candidate], noise: float, words: _Words) -> str:
     earlier = [one for one in curve if one.epoch < best.epoch]
     later = [one for one in curve if one.epoch > best.epoch]
     if not earlier and not later:
         return "there is no other to choose from"
     if not later:
-        rising = best.gain - earlier[-1].gain > max(noise, LEAST_NOISE)
-        return "likeness is still rising at the last epoch; more training may help" if rising else "likeness is highest"
+        return words.goes_on if best.gain - earlier[-1].gain > max(noise, LEAST_NOISE) else words.most
     more = max(one.gain for one in later) - best.gain
-    worse = _what_gets_worse(best, later)
+    worse = _what_gets_worse(best, later, words)
     if more > max(0.1, noise):
-        return f"the best balance; after it likeness still rises, but {_and(worse or ['the price rises faster'])}"
-    stopped = "likeness has stopped rising" if more <= max(0.04, noise) else "likeness has almost stopped rising"
-    reached = stopped if earlier else "likeness is as high as it gets"
+        return f"the best balance; after it {words.still}, but {_and(worse or ['the price rises faster'])}"
+    stopped = words.stopped if more <= max(0.04, noise) else words.almost
+    reached = stopped if earlier else words.at_once
     return f"{reached}; after it {_and(worse)}" if worse else f"{reached}; later epochs add nothing"
 
 
-def _what_gets_worse(best: _Candidate, later: list[_Candidate]) -> list[str]:
+def _what_gets_worse(best: _Candidate, later: list[_Candidate], words: _Words) -> list[str]:
     """The two worst things that happen after the chosen epoch, in words, most costly first."""
     bleed = _worst(later, "bleed")
     changes = [
         (BLEED_COST * (bleed - best.bleed), 0.05, _bleed(best.bleed, bleed)),
         (SAMENESS_COST * (_worst(later, "sameness") - best.sameness), 0.06, "pictures repeat themselves"),
         (BURN_COST * (_worst(later, "burn") - best.burn), 0.1, "colours burn"),
-        (best.gain - min(one.gain for one in later), 0.15, "likeness falls"),
+        (best.gain - min(one.gain for one in later), 0.15, words.turns),
     ]
-    notable = [(cost, words) for cost, least, words in changes if cost >= least]  # NaN is never notable
-    return [words for _, words in sorted(notable, reverse=True)[:2]]
+    notable = [(cost, said) for cost, least, said in changes if cost >= least]  # NaN is never notable
+    return [said for _, said in sorted(notable, reverse=True)[:2]]
 
 
 def _worst(candidates: list[_Candidate], name: str) -> float:

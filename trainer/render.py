@@ -76,7 +76,7 @@ class Renderer:
         self._texts: dict[tuple, Conditioning] = {}
         self._known: dict[str, Path] | None = None  # textual inversions: name -> file
         self._embeddings: dict[str, list[Tensor] | None] = {}
-        self._upscalers: dict[str, upscalers.RRDBNet] = {}
+        self._upscalers: dict[str, upscalers.Network] = {}
 
     def use(self, lora: Path | None, strength: float) -> None:
         """The LoRA of cells that are rendered without naming one; None is the base alone."""
@@ -198,7 +198,7 @@ class Renderer:
         two = Pass(plan, width, height, plan.sampler.model_calls(steps), one.calls)
         return self._sample(cells, carried, two, large)
 
-    def upscaler(self, name: str) -> upscalers.RRDBNet:
+    def upscaler(self, name: str) -> upscalers.Network:
         """The network of an upscaler's model file, loaded once. Raises UserError when it is not there."""
         if name not in self._upscalers:
             self._upscalers[name] = upscalers.load_network(self.shelf.upscaler(name), self.model.device)

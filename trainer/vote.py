@@ -101,7 +101,8 @@ class Ranking:
         if self.verdict == "alike":
             if len(self.contenders) == len(self.standings):
                 return f"No difference after {self.votes} votes: take the earliest, or what the scores say."
-            return f"After {self.votes} votes {_names(self.contenders, labels)} are alike and better than the rest."
+            names = _names(self.contenders, labels)
+            return f"After {self.votes} votes {names} cannot be told apart, and are better than the rest."
         return f"Undecided after {self.votes} votes: {_names(self.contenders, labels)} are still in the running."
 
 
@@ -117,7 +118,8 @@ class Ballot:
     """A vote over one comparison: which pair to show next, what the votes say, when it is over."""
 
     def __init__(self, evaluation: Evaluation, folder: Path, *, strength: float | None = None):
-        """Over the epochs at one strength, or over all epochs and strengths together.
+        """Over the epochs at one strength, or over all epochs and strengths together (two strengths of one epoch never
+        meet: they are ranked by how they do against the others).
 
         Prompts that ask for something without the trigger are left out: there is no better one of two there.
         """
@@ -296,6 +298,8 @@ def read_votes(folder: Path) -> list[Vote]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return votes
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): the votes are in it.") from None
     for line in lines:
         try:
             values = json.loads(line)

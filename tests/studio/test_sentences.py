@@ -51,8 +51,11 @@ def test_a_recommendation_is_put_together_from_its_parts(chinese):
     rows = [
         Row(at, 1.0, {"likeness": like, "bleed": bleed, "diversity": 0.6}) for at, (like, bleed) in enumerate(values)
     ]
-    said = sentences.said(recommend(rows)["reason"])
-    assert said.startswith("第 2 轮：") and not any(letter.isalpha() and letter.isascii() for letter in said)
+    for losses in (None, [0.3, 0.2, 0.1, 0.1, 0.1], [0.3, 0.2, 0.1, 0.15, 0.3]):
+        for row, loss in zip(rows, losses or ()):
+            row.scores["loss"] = loss
+        said = sentences.said(recommend(rows)["reason"])
+        assert said.startswith("第 2 轮：") and not any(letter.isalpha() and letter.isascii() for letter in said), said
 
 
 def test_errors_are_translated_where_they_are_shown_and_unknown_ones_stay(chinese):

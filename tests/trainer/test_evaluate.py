@@ -12,7 +12,7 @@ import trainees
 from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
-from trainer import families, kohya, presets
+from trainer import families, kohya, metrics, presets
 from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
 from trainer.cli.comparing import parse_merge
 from trainer.conditioning import condition
@@ -90,6 +90,19 @@ def test_the_grid_has_the_base_first_and_every_epoch_from_its_file(here):
     assert difference(pictures[0], pictures[2]) > 3  # an epoch is another picture than the base
     assert difference(pictures[2], pictures[4]) > 3  # and than another epoch
     assert {row.epoch for row in evaluation.rows} == {0, 1, 2}
+
+
+def test_likeness_is_to_the_pictures_that_were_trained_on(here):
+    """Neither to those that the run held back nor to those that came to the folder later."""
+    record, folder = here.path / "dataset.json", Path(here.config.data.folder)
+    held, *trained = json.loads(record.read_text())
+    record.write_text(json.dumps([{**held, "role": "validation"}, *trained]))
+    Image.new("RGB", (64, 64), "red").save(folder / "later.png")
+    found = evaluate(here, settings_of(here))
+    shown = next(cell for cell in found.evaluation.cells if cell.epoch == 2 and cell.column == "one")
+    seen = metrics.describe(metrics.open_picture(found.folder / shown.file))
+    likeness = [float(seen @ metrics.describe(metrics.open_picture(folder / one["file"]))) for one in trained]
+    assert trained and shown.scores["likeness"] == pytest.approx(sum(likeness) / len(likeness), abs=1e-4)
 
 
 def test_every_picture_says_how_it_was_made(here):
@@ -385,6 +398,8 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     exported = export(here, 2, name="My moss")
     assert exported.path.name == "My-moss.safetensors"
     assert "Checked" in exported.verification
+    maps = Path("/proc/self/maps")  # Windows cannot move a file that the check still holds open
+    assert not maps.exists() or "My-moss" not in maps.read_text()
     lora = kohya.read(exported.path)
     assert lora.metadata["ss_output_name"] == "My-moss"
     for key, tensor in load_file(here.epochs()[1].path).items():
@@ -398,8 +413,19 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     # Another picture under the cell's name is not what the file draws.
     shown = next(cell for cell in Evaluation.load(folder).cells if cell.epoch == 2 and cell.column == "one")
     Image.new("RGB", (64, 64), "red").save(folder / shown.file)
-    with pytest.raises(UserError, match="another picture"):
+    with pytest.raises(UserError, match="moss-again.safetensors was not written: it draws another picture than"):
         export(here, 2, name="moss again")
+    assert not list(exported.path.parent.glob("*moss-again*"))  # nor a hidden part of it
+    before = {path: path.read_bytes() for path in exported.path.parent.iterdir()}
+    with pytest.raises(UserError, match="another picture"):
+        export(here, 2, name="My moss", overwrite=True)
+    assert {path: path.read_bytes() for path in exported.path.parent.iterdir()} == before
+    # The preview was drawn from a file that had no name yet, and says the one that it has now.
+    with Image.open(exported.path.with_suffix(".png")) as preview:
+        assert "<lora:My-moss:1>" in preview.info["parameters"]
+    # A comparison whose pictures are gone is none to hold a file against.
+    shutil.rmtree(folder / "cells")
+    assert "no comparison shows this epoch" in export(here, 2, name="moss again").verification
 
 
 def test_a_model_card_shows_the_grid_and_says_what_the_file_is(here):

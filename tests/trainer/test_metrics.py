@@ -54,7 +54,7 @@ def overcooked(tmp_path):
     hot = ImageEnhance.Contrast(ImageEnhance.Color(creature(GREEN)).enhance(3)).enhance(2)
     pictures = {}
     for seed in (1, 2):
-        at = (seed * 3, 0)
+        at = (seed * 10 - 10, 0)
         pictures |= {
             ("pose", 0, seed): creature(BLUE, "rectangle", at=at),
             ("sky", 0, seed): creature(RED, "rectangle", SKY, at),
@@ -82,6 +82,24 @@ def test_a_run_that_learns_and_then_overcooks(tmp_path, training, overcooked):
     assert late["diversity"] == pytest.approx(0, abs=1e-6) and good["diversity"] > 0.02
     assert late["burn"] > good["burn"] + 0.2
     assert [row.epoch for row in overcooked.rows] == [0, 1, 2]
+
+
+def test_variety_is_that_of_a_prompts_seeds_and_not_what_prompts_ask_for(tmp_path, training):
+    same = {("pose", 1, seed): creature(GREEN) for seed in (1, 2)} | {("sky", 1, 1): creature(GREEN, ground=SKY)}
+    found = evaluation(tmp_path, same | {("sky", 1, 2): creature(GREEN, ground=SKY), ("leak", 1, 1): creature(RED)})
+    score(found, tmp_path, training)
+    assert rows(found)[1]["diversity"] == pytest.approx(0, abs=1e-6)
+    other = same | {("sky", 1, 2): creature(RED, "rectangle", SAND), ("leak", 1, 2): creature(RED)}
+    found = evaluation(tmp_path, other)
+    score(found, tmp_path, training)
+    apart = 1 - describe(creature(GREEN, ground=SKY)) @ describe(creature(RED, "rectangle", SAND))
+    assert rows(found)[1]["diversity"] == pytest.approx(apart / 2, abs=1e-4)  # half: the other prompt has none
+
+
+def test_one_seed_has_no_variety(tmp_path, training):
+    found = evaluation(tmp_path, {("pose", 1, 1): creature(GREEN), ("sky", 1, 1): creature(RED, "rectangle", SKY)})
+    score(found, tmp_path, training)
+    assert "diversity" not in rows(found)[1]
 
 
 def test_scores_json_says_what_the_numbers_mean(tmp_path, training, overcooked):

@@ -154,3 +154,61 @@ def test_the_loss_on_held_back_pictures_comes_before_that_on_training_pictures()
     for row, loss, held in zip(measured, [0.3, 0.15, 0.1, 0.08, 0.06, 0.05, 0.05], held_out, strict=True):
         row.scores |= {"loss": loss, "held_out": held}
     assert recommend(measured)["epoch"] == 3
+
+
+def lossy(likeness, loss, **curves):
+    """Rows with a loss; the first one of `loss` is the base's."""
+    measured = rows(likeness, **curves)
+    for row, value in zip(measured, loss, strict=True):
+        row.scores["loss"] = value
+    return measured
+
+
+def test_the_reason_names_the_loss_where_it_decided():
+    likeness = [0.7, 0.75, 0.76, 0.77, 0.77, 0.77, 0.5, 0.3]
+    found = recommend(lossy(likeness, [0.3, 0.12, 0.09, 0.08, 0.07, 0.06, 0.052, 0.1, 0.9]))
+    assert found["epoch"] == 6 and "after it the loss rises again" in found["reason"]
+    goes_on = recommend(lossy([*likeness[:6], 0.77, 0.77], [0.3, 0.12, 0.09, 0.08, 0.07, 0.06, 0.052, 0.046, 0.04]))
+    assert goes_on["epoch"] == 8 and "the loss is still falling" in goes_on["reason"]
+
+
+def test_the_price_counts_half_where_the_loss_tells_of_details():
+    """The same bleed that is too dear for a little more likeness is not for the last third of the loss."""
+    likeness, bleed = [0.6, 0.7, 0.78, 0.79], [0.05, 0.1, 0.15, 0.4]
+    assert recommend(rows(likeness, bleed))["epoch"] == 3
+    assert recommend(lossy(likeness, [0.3, 0.15, 0.12, 0.1, 0.05], bleed=bleed))["epoch"] == 4
+    assert recommend(lossy(likeness, [0.3, 0.15, 0.12, 0.1, 0.095], bleed=bleed))["epoch"] == 3
+
+
+def test_likeness_that_tells_nothing_leaves_it_to_the_loss():
+    found = recommend(lossy([0.4, 0.39, 0.4, 0.38], [0.3, 0.2, 0.15, 0.12, 0.13]))
+    assert found == {
+        "epoch": 3,
+        "strength": 1.0,
+        "reason": "Epoch 3: the loss has stopped falling; later epochs add nothing.",
+    }
+
+
+def test_a_loss_that_never_fell_below_the_bases_tells_nothing():
+    assert recommend(lossy([0.4, 0.6, 0.8, 0.8], [0.3, 0.31, 0.4, 0.5, 0.6]))["epoch"] == 3
+
+
+def test_strengths_are_held_against_one_lowest_loss():
+    """At half the strength as much likeness, but most of the details are still missing."""
+    half, full = lossy([0.7, 0.8], [0.3, 0.26, 0.22]), lossy([0.7, 0.8], [0.3, 0.2, 0.1])
+    for row in half:
+        row.strength = 0.5
+    assert recommend([*full, *half[1:]])["strength"] == 1.0
+    for row, loss in zip(half, [0.3, 0.1, 0.05], strict=True):
+        row.scores["loss"] = loss
+    assert recommend([*full, *half[1:]])["strength"] == 0.5
+
+
+def test_bleed_costs_the_same_with_one_seed_as_with_several():
+    """Its measure is the base's distance from the training pictures, which needs no variety."""
+    likeness, bleed = [0.5, 0.6, 0.7, 0.78, 0.85, 0.9], [0.02, 0.05, 0.1, 0.3, 0.5, 0.7]
+    several = rows(likeness, bleed)
+    one = rows(likeness, bleed)
+    one[0].scores.pop("diversity")
+    assert recommend(one) == recommend(several) and recommend(one)["epoch"] == 3
+    assert recommend(rows(likeness, [value / 100 for value in bleed]))["epoch"] == 6

@@ -1,5 +1,9 @@
 """ESRGAN files of the test's own making, in every layout that is about, and what the hires fix makes of sizes."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from PIL import Image, ImageChops
@@ -60,6 +64,15 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture
+def without_spandrel(monkeypatch):
+    """As on a machine where nobody has installed it, whatever is here."""
+    upscalers._spandrel.cache_clear()
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    yield
+    upscalers._spandrel.cache_clear()
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_the_same_network(network, layout, tmp_path):
     torch.save(LAYOUTS[layout](network.state_dict()), tmp_path / "x.pth")
@@ -83,10 +96,10 @@ def test_the_2x_network_folds_the_picture_first(tmp_path):
     assert max(high for _, high in ImageChops.difference(whole, tiled).getextrema()) <= 1
 
 
-def test_what_is_no_upscaler_says_so(tmp_path):
+def test_what_is_no_upscaler_says_so(tmp_path, without_spandrel):
     torch.save({"params": {"conv.weight": torch.zeros(1)}}, tmp_path / "a.pth")
     torch.save(Evil(), tmp_path / "b.pth")
-    for name, message in (("a", "no upscaler"), ("b", "cannot be read")):
+    for name, message in (("a", r"a.pth is no ESRGAN .* spandrel, which is not installed"), ("b", "cannot be read")):
         with pytest.raises(UserError, match=message):
             load_network(tmp_path / f"{name}.pth")
     assert not (tmp_path / "harm").exists()
@@ -95,6 +108,79 @@ def test_what_is_no_upscaler_says_so(tmp_path):
 class Evil:
     def __reduce__(self):
         return (open, ("harm", "w"))
+
+
+# Other architectures
+
+
+def compact(features=8, convolutions=2, scale=2):
+    """A state dict of SRVGGNetCompact: convolutions with PReLU between, then pixels out of channels."""
+    torch.manual_seed(2)
+    layers = [torch.nn.Conv2d(3, features, 3), torch.nn.PReLU(features)]
+    for _ in range(convolutions):
+        layers += [torch.nn.Conv2d(features, features, 3), torch.nn.PReLU(features)]
+    layers.append(torch.nn.Conv2d(features, 3 * scale**2, 3))
+    return {f"body.{key}": value for key, value in torch.nn.Sequential(*layers).state_dict().items()}
+
+
+def test_a_torchvision_that_does_not_fit_is_said_and_esrgan_goes_on(network, tmp_path):
+    """What a real mismatch raises while it is imported, from a package that does nothing else."""
+    (tmp_path / "spandrel").mkdir()
+    (tmp_path / "spandrel" / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    torch.save(compact(), tmp_path / "compact.pth")
+    torch.save(network.state_dict(), tmp_path / "esrgan.pth")
+    code = (
+        "import sys; from pathlib import Path; from trainer.upscalers import load_network\n"
+        "print(load_network(Path('esrgan.pth')).scale, 'spandrel' in sys.modules)\n"
+        "for _ in range(2):\n"
+        "    try: load_network(Path('compact.pth'))\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), os.getcwd()])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": paths},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    first, *others = done.stdout.splitlines()
+    assert first == "4 False", done.stderr  # nobody asks for it before it is needed
+    assert len(set(others)) == 1 and len(others) == 2
+    assert others[0].startswith("UserError compact.pth is no ESRGAN")
+    assert f"does not exist): install the torchvision that belongs to torch {torch.__version__}." in others[0]
+
+
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_other_architectures_go_through_spandrel_in_our_tiles(tmp_path, ending):
+    spandrel = upscalers._spandrel()
+    if isinstance(spandrel, UserError):
+        pytest.skip(str(spandrel))
+    from safetensors.torch import save_file
+
+    file = tmp_path / f"compact{ending}"
+    torch.save({"params": compact()}, file) if ending == ".pth" else save_file(compact(), file)
+    network = load_network(file)
+    assert network.scale == 2 and not isinstance(network, RRDBNet)
+    theirs = spandrel.ModelLoader().load_from_file(file)
+    pixels = torch.frombuffer(bytearray(picture().tobytes()), dtype=torch.uint8).view(1, 24, 40, 3)
+    wanted = (theirs(pixels.permute(0, 3, 1, 2) / 255)[0] * 255).round().byte().permute(1, 2, 0).contiguous()
+    wanted = Image.frombytes("RGB", (80, 48), wanted.numpy().tobytes())
+    for tile in (64, 16):
+        made = network.upscale(picture(), tile=tile)
+        assert max(high for _, high in ImageChops.difference(made, wanted).getextrema()) <= 1
+    assert max(high - low for low, high in wanted.getextrema()) > 3
+    torch.save({"body.0.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="x.pth is no upscaler that spandrel"):
+        load_network(tmp_path / "x.pth")
+
+
+def test_a_network_that_does_not_enlarge_runs_once(tmp_path):
+    torch.manual_seed(0)
+    made, runs = RRDBNet(8, 4, 1, shuffle=4).eval(), []
+    made.register_forward_hook(lambda *_: runs.append(1))
+    assert upscale_picture(picture(), (80, 48), "any", made).size == (80, 48)
+    assert len(runs) == 1
 
 
 def test_the_result_has_the_size_asked_for(network):

@@ -187,6 +187,8 @@ def test_eyes_come_before_figures(paper):
     assert recommend(rows)["epoch"] == 3
     clear = recommend(rows, ranking_of([(1, 2, "right", 12), (2, 3, "left", 12)]))
     assert clear["epoch"] == 2 and "blind vote of 24" in clear["reason"] and "it would be epoch 3" in clear["reason"]
+    agreed = recommend(rows, ranking_of([(1, 3, "right", 12), (2, 3, "right", 12)]))
+    assert agreed["epoch"] == 3 and agreed["reason"].endswith("; the scores agree.")
     out = recommend(rows, ranking_of([(1, 3, "left", 12), (2, 3, "left", 12)]))
     assert out["epoch"] in (1, 2) and "rule out epoch 3" in out["reason"]
     assert recommend(rows, None) == recommend(rows)

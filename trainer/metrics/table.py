@@ -41,10 +41,17 @@ def bleed(pictures: Pictures, cell: Rendered) -> float | None:
 
 
 def diversity(pictures: Pictures, cells: list[Rendered]) -> float | None:
-    """Mean 1 - cosine over all pairs of a row's pictures with the trigger."""
-    features = [pictures.features[cell.file] for cell in cells if not pictures.leak(cell)]
-    distances = [max(0.0, 1 - float(one @ other)) for one, other in combinations(features, 2)]
-    return float(np.mean(distances)) if distances else None
+    """Mean 1 - cosine between the seeds of a prompt with the trigger, over its prompts; None where each has one seed.
+
+    Across prompts, what was asked for would be measured: pictures of other poses and places differ in any case.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+    for cell in cells:
+        if not pictures.leak(cell):
+            columns.setdefault(cell.column, []).append(pictures.features[cell.file])
+    pairs = [list(combinations(features, 2)) for features in columns.values() if len(features) > 1]
+    means = [np.mean([max(0.0, 1 - float(one @ other)) for one, other in column]) for column in pairs]
+    return float(np.mean(means)) if means else None
 
 
 def memorisation(pictures: Pictures, cell: Rendered) -> float | None:
@@ -145,9 +152,10 @@ METRICS: dict[str, Metric] = {
     ),
     "diversity": Metric(
         "Variety",
-        "How different the pictures of a row are from one another, over prompts and seeds (0 = all the same).",
+        "How different the pictures of one prompt are from seed to seed, on average over the prompts with the trigger "
+        "word (0 = all the same). Two seeds are needed.",
         "It falls a little in any good LoRA, because the same character is in every picture. Noise and "
-        "broken pictures count as variety.",
+        "broken pictures count as variety. Prompts that pin their seed have no part in it.",
         "higher",
         of_row=diversity,
     ),
