@@ -15,6 +15,7 @@ LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
 [class*="st-key-open-"] button, [class*="st-key-open-"] button * { text-align: left; justify-content: start; }
 [data-testid="stPageLink"] p { white-space: normal; overflow-wrap: anywhere; }
+.st-key-filter { min-width: min(18rem, 100%); }
 .st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
 </style>"""
 # White on the accent of the dark theme has a contrast of 3.5, too little for a label.

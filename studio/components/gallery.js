@@ -28,17 +28,19 @@ const key = tag => tag.replaceAll("\\(", "(").replaceAll("\\)", ")").replaceAll(
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector("#gallery");
-  const memory = root.memory ??= { free: new Set(), drafts: new Map(), known: { asked: "", matches: [] } };
-  const { items, vocabulary, words } = data;
+  const memory = root.memory ??= { free: new Set(), drafts: new Map(), known: { asked: "", matches: [] }, cards: new Map() };
+  const { items, words } = data;
   const active = root.getRootNode().activeElement;
   const focused = active?.closest?.(".card")?.dataset.id;
   const inside = active?.dataset?.part;
 
-  const edit = (item, change) => setTriggerValue("edit", { id: item.id, before: item.text, ...change });
+  // A card that has not changed is kept, picture and all; what it does goes through the memory to what is there now.
+  Object.assign(memory, { send: setTriggerValue, draw, vocabulary: data.vocabulary });
+  const edit = (item, change) => memory.send("edit", { id: item.id, before: item.text, ...change });
 
   function suggestions(item, typed) {
     const have = new Set(item.tags.map(key)), wanted = key(typed);
-    const fits = vocabulary.filter(([tag]) => !have.has(key(tag)) && key(tag).includes(wanted));
+    const fits = memory.vocabulary.filter(([tag]) => !have.has(key(tag)) && key(tag).includes(wanted));
     // What begins with the letters comes before what merely holds them; within each, the more frequent first.
     const own = fits.sort((a, b) => key(b[0]).startsWith(wanted) - key(a[0]).startsWith(wanted)).slice(0, SUGGESTED);
     const there = new Set([...have, ...own.map(([tag]) => key(tag))]);
@@ -153,7 +155,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
       textContent: `${data.exact ? "" : "≈ "}${item.tokens}/${item.limit}`, title: words.tokens });
     const frame = make("div", "frame", {}, picture);
     if (item.src) {
-      const open = make("button", "open", { title: `${words.open} (C)`, onclick: () => setTriggerValue("open", { id: item.id }) });
+      const open = make("button", "open", { title: `${words.open} (C)`, onclick: () => memory.send("open", { id: item.id }) });
       open.append(corners());
       open.setAttribute("aria-label", `${words.open} ${item.name}`);
       frame.append(open);
@@ -171,14 +173,25 @@ export default function ({ data, parentElement, setTriggerValue }) {
     }
     const free = memory.free.has(item.id);
     const mode = make("button", "mode", { textContent: free ? words.chips : words.text });
-    mode.onclick = () => { free ? memory.free.delete(item.id) : memory.free.add(item.id); draw(item.id, free ? "add" : "text"); };
+    mode.onclick = () => { free ? memory.free.delete(item.id) : memory.free.add(item.id); memory.draw(item.id, free ? "add" : "text"); };
     if (free) node.append(freeText(item), make("div", "foot", {}, mode));
     else node.append(chips(item), make("div", "foot", {}, adder(item), mode));
     return node;
   }
 
+  function kept(item) {
+    const look = JSON.stringify([item, data.exact, words, memory.free.has(item.id)]), known = memory.cards.get(item.id);
+    return known?.look === look ? known : { look, node: card(item) };
+  }
+
   function draw(focus, part) {
-    root.replaceChildren(...items.map(card));
+    memory.cards = new Map(items.map(item => [item.id, kept(item)]));
+    [...memory.cards.values()].forEach(({ node }, at) => {
+      const there = root.children[at];
+      if (!there) root.append(node);
+      else if (there !== node) there.replaceWith(node);
+    });
+    while (root.children.length > items.length) root.lastElementChild.remove();
     const target = [...root.children].find(node => node.dataset.id === focus);
     (target?.querySelector(`[data-part="${part}"]`) ?? target)?.focus({ preventScroll: true });
   }
