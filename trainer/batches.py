@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +27,10 @@ from trainer.errors import UserError
 from trainer.examples import Example
 from trainer.families.base import BaseModel, Conditioning
 from trainer.families.clip import WORDS
+from trainer.files import write_bytes
 
 CACHE_VERSION = 1  # raise when the meaning of cached rows changes
+SHARD = 2**25  # bytes that are gathered before they are written
 Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
 
@@ -58,67 +60,55 @@ class Batch:
 
 
 class Store:
-    """Tensors on disk under content keys, shared by all runs; Hugging Face datasets memory-maps them.
+    """Tensors on disk under content keys, shared by all runs, in memory-mapped safetensors files.
 
-    Rows are added in shards (one folder each, moved into place when whole), so a kill loses only the shard
+    Rows are added in shards (one file each, moved into place when whole), so a kill loses only the shard
     being written and two runs never write the same file.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._rows: dict[str, tuple] = {}
-        self._open_shards(self.folder.glob("shard-*"))
+        self._rows: dict[str, dict[str, Any]] = {}  # key -> name of a tensor -> the shard that holds it
+        for path in sorted(self.folder.glob("shard-*.safetensors")):
+            self._open(path)
 
-    def _open_shards(self, paths: Iterable[Path]) -> None:
-        from datasets import load_from_disk
+    def _open(self, path: Path) -> None:
+        from safetensors import SafetensorError, safe_open
 
-        for path in sorted(paths):
-            try:
-                shard = load_from_disk(str(path)).with_format("torch")
-            except (OSError, ValueError):
-                # A damaged shard only costs the time to make its rows again.
-                shutil.rmtree(path, ignore_errors=True)
-                continue
-            for index, key in enumerate(shard.with_format(None)["key"]):
-                self._rows[key] = (shard, index)
+        try:
+            shard = safe_open(path, framework="pt")
+        except (OSError, SafetensorError):
+            # A damaged shard only costs the time to make its rows again.
+            path.unlink(missing_ok=True)
+            return
+        for place in shard.keys():  # noqa: SIM118 - no dict
+            key, _, name = place.partition("/")
+            self._rows.setdefault(key, {})[name] = shard
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
 
     def get(self, key: str) -> dict[str, Tensor]:
-        shard, index = self._rows[key]
-        row = shard[index]
-        return {name: value.reshape(*row[f"{name}_shape"].tolist()) for name, value in row.items() if _is_data(name)}
+        return {name: shard.get_tensor(f"{key}/{name}") for name, shard in self._rows[key].items()}
 
-    def add(self, rows: Iterator[tuple[str, dict[str, Tensor]]]) -> None:
-        """Write rows of (key, tensors) as one shard. float32 is kept exactly. No rows, no shard."""
-        from datasets import Dataset, disable_progress_bars
-
-        disable_progress_bars()  # the run has a bar of its own
-        flat = []
+    def add(self, rows: Iterable[tuple[str, dict[str, Tensor]]]) -> None:
+        """Write rows of (key, tensors) in shards of about SHARD bytes. float32 is kept exactly. No rows, no shard."""
+        held, size = {}, 0
         for key, tensors in rows:
-            flat.append({"key": key})
             for name, tensor in tensors.items():
-                flat[-1][name] = tensor.float().flatten().numpy()
-                flat[-1][f"{name}_shape"] = list(tensor.shape)
-        if not flat:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{uuid.uuid4().hex}.part"
-        final = self.folder / f"shard-{uuid.uuid4().hex[:12]}"
-        try:
-            Dataset.from_list(flat).save_to_disk(str(temporary))
-            temporary.rename(final)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"The cache {self.folder} cannot be written ({reason}): free some space.") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._open_shards([final])
+                held[f"{key}/{name}"] = kept = tensor.to("cpu", torch.float32, copy=True).contiguous()
+                size += kept.nbytes
+            if size >= SHARD:
+                self._write(held)
+                held, size = {}, 0
+        if held:
+            self._write(held)
 
+    def _write(self, held: dict[str, Tensor]) -> None:
+        from safetensors.torch import save
 
-def _is_data(name: str) -> bool:
-    return name != "key" and not name.endswith("_shape")
+        path = self.folder / f"shard-{uuid.uuid4().hex[:12]}.safetensors"
+        self._open(write_bytes(path, save(held)))
 
 
 def weights_hash(*modules: torch.nn.Module) -> str:

@@ -6,8 +6,8 @@ import pytest
 import torch
 import trainees
 
-from trainer import checks, presets
-from trainer.batches import Batch, Batches
+from trainer import batches, checks, presets
+from trainer.batches import Batch, Batches, Store
 from trainer.dataset import buckets
 from trainer.errors import UserError
 from trainer.examples import Example
@@ -110,3 +110,30 @@ def test_pure_noise_is_not_for_a_base_that_predicts_it(tmp_path, folders, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="v-prediction base"):
         losses_of(tmp_path, folders["sd15"], loss__zero_terminal_snr=True)
+
+
+# ── the cache ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_cache_keeps_each_number_over_several_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "SHARD", 3000)  # bytes: two rows fill one
+    rows = {f"key{n}": {"mean": torch.randn(4, 8, 8) / 3, "std": torch.randn(8, 16).T} for n in range(5)}
+    Store(tmp_path).add(iter(rows.items()))
+    assert len(list(tmp_path.iterdir())) == 3
+    again = Store(tmp_path)
+    assert "key5" not in again
+    for key, row in rows.items():
+        found = again.get(key)
+        assert found.keys() == row.keys() and all(torch.equal(found[name], row[name]) for name in row)
+    again.add(iter([]))
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_damaged_shard_is_made_again(tmp_path):
+    Store(tmp_path).add(iter([("one", {"mean": torch.ones(4)})]))
+    (shard,) = tmp_path.iterdir()
+    shard.write_bytes(shard.read_bytes()[:-5])
+    store = Store(tmp_path)
+    assert "one" not in store and not list(tmp_path.iterdir())
+    store.add(iter([("one", {"mean": torch.ones(4)})]))
+    assert torch.equal(Store(tmp_path).get("one")["mean"], torch.ones(4))
