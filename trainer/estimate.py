@@ -169,10 +169,8 @@ def _program(device: str) -> int:
     """Bytes that are taken before any model is there; asked once, for counting takes memory too."""
     if device == "cuda":
         return DRIVER
-    # A run imports these later, and they are not small.
+    # A run imports it later.
     import torch.utils.tensorboard  # noqa: F401
-
-    import datasets  # noqa: F401
 
     # The first product makes the matrix libraries take their buffers, which they keep.
     for dtype in (torch.float32, torch.bfloat16):
