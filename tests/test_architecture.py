@@ -1,11 +1,13 @@
 """Who may import whom: cli → stories → components → contract, and the studio only the contract."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trainees
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
@@ -111,6 +113,55 @@ def test_the_contract_is_cheap(module):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+COMMANDS = ["--help", "status", "presets", "settings", "train --help", "estimate --help"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_only_tells_is_cheap(command, tmp_path):
+    imported = modules_of(f"{PRELUDE}\nsys.argv[1:] = {command.split()}", tmp_path)
+    heavy = {"torch", "diffusers", "peft", "transformers", "accelerate", "streamlit", "onnxruntime"}
+    assert sorted(imported & heavy) == []
+
+
+# What other commands, optimizers and storages need, and what the libraries would take along. tensorflow: TensorBoard's
+# event files are written without it.
+SPARED = "streamlit onnxruntime pytorch_optimizer prodigyopt schedulefree sklearn matplotlib tensorflow cv2 av"
+
+
+def test_a_training_imports_only_what_it_needs(tmp_path):
+    """Each of these would lie in main memory until the last step; benchmarks/RESULTS.md says how much."""
+    trainees.draw_pictures(tmp_path / "pictures", trainees.SIZES[:1])
+    small = {"data.resolution": 64, "data.repeats": 1, "loop.epochs": 1, "optimizer.name": "AdamW"}
+    options = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    arguments = ["train", "--preset", "toybox", "--base", "toybox/sd15", "--data", "pictures", *options]
+    imported = modules_of(f"{PRELUDE}\nsys.argv[1:] = {arguments}", tmp_path)
+    assert list((tmp_path / "runs").glob("*/epochs/*.safetensors"))
+    assert {"torch", "diffusers", "tensorboard"} <= imported
+    assert sorted(imported & set(SPARED.split())) == []
+
+
+PRELUDE = "import logging, sys; logging.disable()"
+COMMAND = """
+from trainer.__main__ import main
+try:
+    code = main()
+except SystemExit as end:
+    code = end.code
+print("modules:", *{name.partition(".")[0] for name in sys.modules})
+sys.exit(code)
+"""
+
+
+def modules_of(setup: str, folder: Path) -> set[str]:
+    """The packages that the command line has imported when it ends."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", setup + COMMAND], cwd=folder, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rpartition("modules:")[2].split())
 
 
 def test_the_trainer_never_imports_streamlit():

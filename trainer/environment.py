@@ -8,6 +8,8 @@ import platform
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,10 +74,32 @@ def upload(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
 def release_memory() -> None:
     """Give back what is no longer used: glibc keeps much of it for itself otherwise, and torch what lay on a GPU."""
     gc.collect()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+    if trim := _libc("malloc_trim"):
         trim(0)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def weights_apart() -> Iterator[None]:
+    """What is made inside and is large lies outside glibc's heap: given up, it leaves no holes there, and what stays
+    does not part the room that the activations of each step share."""
+    if not (set_option := _libc("mallopt")):
+        yield
+        return
+    threshold, trim = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
+    set_option(threshold, 2**20)
+    try:
+        yield
+    finally:
+        # Where glibc's own rule ends, which setting either has switched off: pages for activations are kept.
+        set_option(threshold, 2**25)
+        set_option(trim, 2**26)
+
+
+def _libc(name: str) -> Callable[..., int] | None:
+    """A function of glibc, where that is what the program runs on."""
+    return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == "glibc" else None
 
 
 class Figure:

@@ -28,6 +28,7 @@ DRIVER = 730_000_000  # of a CUDA context with cuBLAS' and cuDNN's workspaces: 0
 METADATA = 6_000  # of a LoRA file with a few dozen tags, bytes
 # What allocators hold beyond what is alive; see benchmarks/RESULTS.md for how far off the estimates are with it.
 SLACK = 1.05
+HEAP = 1.4  # the same for a step on a CPU: what is kept for the backward pass parts the room of what comes and goes
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         "LoRA": numbers * 4,
         "optimizer": state,
         "average": numbers * 4 if config.loop.ema_decay else 0,
-        "activations and gradients": round(cost.peak * SLACK * factor),
+        "activations and gradients": round(cost.peak * (HEAP if device == "cpu" else SLACK) * factor),
         "program and driver": program,
     }
     picture = _picture(config)
@@ -107,7 +108,7 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         device=_name(device),
         capacity=capacity or _capacity(device),
         training=training,
-        loading=0 if device == "cuda" else program + texts + dummy.unpacked + max(MAP, packed),
+        loading=0 if device == "cuda" else program + parts["vae"] + texts + dummy.unpacked + max(MAP, packed),
         # On a card of its own memory only the part at work lies there before the first step.
         caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),

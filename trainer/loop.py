@@ -89,7 +89,8 @@ class Trainer:
         self.recorder.state("preparing", f"Loading {settings.base}")
         device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
         # Into main memory: until training begins, the device holds only the part that is at work.
-        model = families.load(settings.base, dtype=dtype, vae=settings.vae)
+        with environment.weights_apart():
+            model = families.load(settings.base, dtype=dtype, vae=settings.vae)
         if settings.quantize != "none":
             quantize.pack(model.unet, settings.quantize, device)
         if settings.no_half_vae:

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 Reader = Callable[[str], "Tensor"]  # name of one of our modules' tensors -> the tensor
 # Bytes read through one memory map. What was read stays in memory as long as its map, so that of a file whose numbers
 # are turned into another precision no more than this is there twice.
-MAP = 2**26
+MAP = 2**24
 
 
 class Checkpoint(ABC):

@@ -83,8 +83,9 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
         family=family,
         name=source.name,
         path=str(source.path),
-        unet=load_unet(source.path / "unet", dtype),
+        # The small parts are there twice while they are read, so the UNet comes last.
         vae=vaes.load(family, vae_path, dtype),
+        unet=load_unet(source.path / "unet", dtype),
         text_encoders=encoders,
         tokenizers=[load_tokenizer(source.path / name) for name in names],
         alphas_cumprod=noise.alphas_cumprod,
