@@ -84,7 +84,7 @@ def test_a_base_that_is_given_up_leaves_no_holes():
 
     with environment.weights_apart():
         apart = given_back()
-    assert apart > 90_000_000 and given_back() < 50_000_000
+    assert apart > 75_000_000 and given_back() < 50_000_000
 
 
 def test_beside_a_loaded_unet_lies_a_piece_of_its_file_or_its_packed_layers(folders, monkeypatch):
@@ -107,7 +107,8 @@ def test_another_card_is_counted_without_what_main_memory_holds(folders):
     assert card.device != here.device and card.loading == 0 < here.loading
     assert card.training["program and driver"] == estimates.DRIVER
     work = "activations and gradients"
-    assert card.training[work] == pytest.approx(here.training[work], rel=0.03)
+    alive = {"card": card.training[work] / estimates.SLACK, "here": here.training[work] / estimates.HEAP}
+    assert alive["card"] == pytest.approx(alive["here"], rel=0.03)
     layer, picture = torch.nn.Conv2d(64, 64, 3), torch.zeros(1, 64, 3, 3)
     peaks = []
     for blocked in (False, True):
