@@ -92,14 +92,14 @@ def total(accelerator: Accelerator, value: Tensor) -> Tensor:
 
 
 def share_gradients(accelerator: Accelerator, parameters: Sequence[Tensor]) -> None:
-    """Sum the gradients over processes; a process that had no batch gives zeros."""
+    """Sum the gradients over processes, where they lie; a process that had no batch gives zeros."""
     if accelerator.num_processes == 1:
         return
-    flat = torch.cat([_gradient(parameter).flatten() for parameter in parameters])
-    flat = total(accelerator, flat)
-    for parameter, values in zip(parameters, flat.split([parameter.numel() for parameter in parameters])):
-        parameter.grad = values.view_as(parameter)
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters]
+    flat = total(accelerator, torch.cat([gradient.flatten() for gradient in gradients]))
+    parts = flat.split([gradient.numel() for gradient in gradients])
+    # In place: a recorded step goes on adding to these very tensors.
+    torch._foreach_copy_(gradients, [part.view_as(gradient) for part, gradient in zip(parts, gradients)])
