@@ -2,17 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from serving import PATIENCE
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-)
-IDLE = "[data-testid='stApp'][data-test-script-state='notRunning']"
+from serving import CHROMIUM, FLAGS, PATIENCE, settled
 
 
 @pytest.fixture(scope="session")
@@ -47,32 +39,8 @@ def page(new_context):
     return new_context().new_page()
 
 
-# Nothing runs, nothing is loading, and for a moment nothing has changed: a click's answer may still be on its way.
-QUIET = """patience => new Promise(done => {
-  const idle = () => document.querySelector("[data-testid='stApp'][data-test-script-state='notRunning']")
-    && !document.querySelector("[data-testid=stSkeleton]");
-  let since = performance.now();
-  const begun = since;
-  const seen = new MutationObserver(() => since = performance.now());
-  seen.observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
-  const look = setInterval(() => {
-    if (!idle()) since = performance.now();
-    const [quiet, late] = [performance.now() - since > 300, performance.now() - begun > patience];
-    if (quiet || late) { clearInterval(look); seen.disconnect(); done(quiet); }
-  }, 50);
-})"""
-
-
 @pytest.fixture
 def settle() -> Callable:
-    """Wait until a page stands still, and make sure that nothing broke on it. What a click has done is waited for by
-    its effect: by what appears on the page, or with `until`."""
-
-    def settled(page) -> None:
-        page.wait_for_selector(IDLE)
-        assert page.evaluate(QUIET, PATIENCE), "the page does not come to rest"
-        assert page.locator("[data-testid='stException']").count() == 0
-
     return settled
 
 

@@ -1,4 +1,4 @@
-"""A studio served over a folder, as `lora-studio ui` does it."""
+"""A studio served over a folder, as `lora-studio ui` does it, and the browser that looks at it."""
 
 import os
 import signal
@@ -17,6 +17,26 @@ ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 420_000  # ms: starting torch takes minutes where ten programs share two cores
 START = 300  # seconds until the studio answers there
 SCREENSHOTS = ROOT / "tests" / "screenshots"
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+)
+IDLE = "[data-testid='stApp'][data-test-script-state='notRunning']"
+# Nothing runs, nothing is loading, and for a moment nothing has changed: a click's answer may still be on its way.
+QUIET = """patience => new Promise(done => {
+  const idle = () => document.querySelector("[data-testid='stApp'][data-test-script-state='notRunning']")
+    && !document.querySelector("[data-testid=stSkeleton]");
+  let since = performance.now();
+  const begun = since;
+  const seen = new MutationObserver(() => since = performance.now());
+  seen.observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true});
+  const look = setInterval(() => {
+    if (!idle()) since = performance.now();
+    const [quiet, late] = [performance.now() - since > 300, performance.now() - begun > patience];
+    if (quiet || late) { clearInterval(look); seen.disconnect(); done(quiet); }
+  }, 50);
+})"""
 
 
 @contextmanager
@@ -60,3 +80,11 @@ def wait_for(address: str, process: subprocess.Popen, log: Path) -> None:
         except OSError:
             time.sleep(0.1)
     raise AssertionError(f"the studio did not come up in {START} s: {log.read_text(errors='replace')[-2000:]}")
+
+
+def settled(page) -> None:
+    """Wait until a page stands still, and make sure that nothing broke on it. What a click has done is waited for by
+    its effect: by what appears on the page, or with the fixture `until`."""
+    page.wait_for_selector(IDLE)
+    assert page.evaluate(QUIET, PATIENCE), "the page does not come to rest"
+    assert page.locator("[data-testid='stException']").count() == 0
