@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -13,6 +14,9 @@ from trainer.errors import UserError
 
 def main() -> None:
     """Entry point: what a person can mend is one sentence and exit code 2, never a traceback."""
+    # Threads that wait for each other in a loop take whole cores, and where another program is at work a step takes
+    # many times as long. Read when torch is loaded, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # bitsandbytes tells at import which of its kernels are not here; `doctor` says what matters.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # A console that cannot show a character (older Windows) must not end a training run.

@@ -83,6 +83,7 @@ def train(family: str, folder: Path, character: str) -> Run:
         "model.base": f"toybox/{family}",
         "data.folder": str(folder),
         "data.trigger": character,
+        "data.validation_split": 2,  # of twelve: their loss tells when learning becomes learning by heart
         "evaluation.prompts": str(presets.SHIPPED / "prompts" / "toybox.toml"),
     }
     run = Run.create(presets.layer(preset.values, own))

@@ -5,9 +5,9 @@ without the trigger change (bleed), poses repeat (diversity falls), colours burn
 what was gained over the base, minus that price. The earliest epoch within the noise of the best wins.
 
 Likeness alone stops rising when the outlines and colours are there; the details come after, and the loss still sees
-them. Where it was measured it makes up most of the gain, by its logarithm: the loss on held-back pictures, which rises
-again when learning becomes learning by heart, and without such pictures the loss on those of the training. Then
-the price, which only pictures tell, counts half: they do not show all that was gained for it.
+them. Where it was measured it makes up most of the gain, by its logarithm: the loss on training pictures, and in equal
+part that on held-back ones, which rises again when learning becomes learning by heart, but does so long before pictures
+get worse. Then the price, which only pictures tell, counts half: they do not show all that was gained for it.
 """
 
 from __future__ import annotations
@@ -184,14 +184,15 @@ def _comparable(
 def _learned(curves: list[list[Row]], base: Row | None) -> list[list[float]]:
     """Share of the fall of the log loss below the base's, 1 at the row where most was learned; empty where unmeasured.
 
-    The loss on held-back pictures, where every row has it.
+    Of the losses that every row has, on training and on held-back pictures, each counts the same.
     """
     rows = [row for curve in curves for row in curve]
-    name = "held_out" if all(math.isfinite(_score(row, "held_out")) for row in rows) else "loss"
-    most = _score(base, name) if base else math.nan
-    if not most > 0 or not all(_score(row, name) > 0 for row in rows):
+    names = [name for name in ("loss", "held_out") if base and all(_score(row, name) > 0 for row in (base, *rows))]
+    if not names:
         return []
-    falls = [[math.log(most / _score(row, name)) for row in curve] for curve in curves]
+    falls = [
+        [sum(math.log(_score(base, name) / _score(row, name)) for name in names) for row in curve] for curve in curves
+    ]
     largest = max(fall for curve in falls for fall in curve)
     return [[fall / largest for fall in curve] for curve in falls] if largest > 0 else []
 
