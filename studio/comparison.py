@@ -15,6 +15,7 @@ from trainer.cells import Evaluation, Prompt, Rendered, is_base
 from trainer.grid import Table, metric_label, row_label
 
 THUMBNAIL = 256  # longest side of a picture in the grid, px
+BESIDE = ("likeness", "bleed", "diversity", "loss")  # what a row of pictures is read with
 STYLE = """<style>
 .grid-of-epochs-frame { overflow-x: auto; }
 .grid-of-epochs { width: 100%; border-collapse: separate; border-spacing: 0 6px; table-layout: fixed; }
@@ -148,12 +149,18 @@ def choose_seed(evaluation: Evaluation, key: str) -> int:
     return st.segmented_control(_("Seed"), seeds, default=seeds[0], required=True, key=key)
 
 
+def beside(table: Table) -> list[str]:
+    """The scores that stand beside the pictures, which want the room; the Scores tab has all of them."""
+    names = table.metrics()
+    return [name for name in names if name in BESIDE] or names[: len(BESIDE)]
+
+
 def head(table: Table) -> str:
     cells = [f'<th class="head">{html.escape(_("epoch"))}</th>']
     for prompt in table.prompts:
         leak = f" ({_('leak?')})" if prompt.leak else ""
         cells.append(f'<th title="{html.escape(prompt.prompt)}">{html.escape(prompt.name + leak)}</th>')
-    for name in table.metrics():
+    for name in beside(table):
         text, better = metric_label(name)
         arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
         title = html.escape(_direction(better))
@@ -168,7 +175,7 @@ def row(table: Table, folder: Path, epoch: int, strength: float, seed: int, labe
         shown = table.cell(prompt, epoch, strength, seed if seed in seeds else seeds[0]) if seeds else None
         cells.append(f"<td>{picture(shown, table, prompt, folder)}</td>")
     scores = table.scores(epoch, 1.0 if is_base(epoch) else strength)
-    for metric in table.metrics():
+    for metric in beside(table):
         cells.append(f'<td class="score">{score(table, metric, scores.get(metric))}</td>')
     return f'<tr class="{"best" if best else ""}">{"".join(cells)}</tr>'
 
@@ -201,4 +208,5 @@ def score(table: Table, metric: str, value: float | None) -> str:
 
 def explain_grid() -> None:
     better = _("↑ higher is better, ↓ lower is better.")
-    st.caption(escape(_("Click a picture to see it at full size.") + " " + better))
+    others = _("The other scores are in the Scores tab.")
+    st.caption(escape(" ".join([_("Click a picture to see it at full size."), better, others])))
