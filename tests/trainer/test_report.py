@@ -327,7 +327,8 @@ def test_all_cells_zoom_together_around_the_pointer(tmp_path, open_page):
 
 READ = """() => {
   const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (texts.nextNode()) if (!texts.currentNode.parentNode.closest("script, noscript")) found.push(texts.currentNode.data);
+  while (texts.nextNode())
+    if (!texts.currentNode.parentNode.closest("script, noscript")) found.push(texts.currentNode.data);
   for (const name of ["title", "alt", "aria-label", "aria-valuetext"])
     for (const one of document.querySelectorAll(`[${name}]`)) found.push(one.getAttribute(name));
   return found;
@@ -358,10 +359,8 @@ def test_every_text_of_the_page_can_be_had_in_other_words(tmp_path, open_page):
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     for text in ("EPOCH 1 AT 0.5", "HOLD: BASE", "NOT RENDERED", "NO LORA", "NO TRIGGER", "50 % BASE"):
         assert any(text in one for one in said), text
-    ours = re.compile(
-        "|".join(map(re.escape, sorted((*COLUMNS, "[loop]", "moss", "blurry", "Euler a", "run"), key=len)[::-1]))
-    )
-    assert [one for one in said if re.search("[a-z]{2}", ours.sub("", one))] == []
+    given = "|".join([*COLUMNS, "loop", "moss", "blurry", "Euler", "run"])
+    assert [one for one in said if re.search("[a-z]{2}", re.sub(given, "", one))] == []
 
 
 def test_strengths_and_seeds_can_be_chosen(tmp_path, open_page):
