@@ -13,6 +13,7 @@ from trainer.kohya import TOOLS
 from trainer.pnginfo import CARRIED, HIRES, SOURCES
 
 SHORT = 24  # letters
+EMPTY = "(empty)"
 LABELS = (
     *("Made for", "Kind", "Modules", "Rank", "Alpha", "Hash", "Trigger words", "Frequent tags", "Base model", "Epoch"),
     *("Steps", "Learning rate", "Optimizer", "Resolution", "Loads in {tool}", "Careful", "Source", "Prompt"),
@@ -25,7 +26,7 @@ ANSWERS = tuple(
             *(answer for answers in TOOLS.values() for answer in answers.values()),
             "yes, but without its magnitudes: another picture",
             "not known",
-            "(empty)",
+            EMPTY,
         )
     )
 )
@@ -36,6 +37,7 @@ def show(pairs: Iterable[tuple[str, str]]) -> None:
     for short, group in groupby(pairs, lambda pair: len(pair[1]) <= SHORT):
         with st.container(horizontal=short, gap="medium" if short else "small"):
             for label, value in group:
+                ours = label == "Source" or label.startswith("Loads in ") or value == EMPTY
                 with st.container(width="content" if short else "stretch", gap=None):
                     st.caption(escape(said(label)))
-                    st.text(said(value) if value in ANSWERS else value)
+                    st.text(said(value) if ours else value)
