@@ -12,12 +12,14 @@ from studio.language import _
 # Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
 PAGES = Path(__file__).parent / "views"
 # Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
+# The ring of a choice that is not taken has the colour of hairlines, too faint to be seen.
 LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
 [class*="st-key-open-"] button, [class*="st-key-open-"] button * { text-align: left; justify-content: start; }
 [data-testid="stPageLink"] p { white-space: normal; overflow-wrap: anywhere; }
 .st-key-filter { min-width: min(18rem, 100%); }
 .st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
+[data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child { border-color: #7c868d; }
 @media (max-width: 640px) { .stButton kbd { display: none; } }
 </style>"""
 # What Streamlit says in English only, and cuts off on a phone: here in the reader's language.
