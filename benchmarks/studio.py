@@ -2,9 +2,10 @@
 
     python benchmarks/studio.py [--pictures 1000 10000] [--folder FOLDER]
 
-Draws the pictures once (kept in FOLDER for the next time), starts `lora-studio ui` over them, and clicks through the
-pages in Chromium. Two figures for each click: seconds until the browser shows the answer, and seconds of processor
-time that the studio's process took for it, which other work on the machine does not change.
+Draws the pictures once (kept in FOLDER for the next time), starts `lora-studio ui` over them in turn with an empty
+Streamlit app, which is the floor of what a first page can take, and clicks through the pages in Chromium. Two figures
+for each click: seconds until the browser shows the answer, and seconds of processor time that the studio's process took
+for it, which other work on the machine does not change.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from pathlib import Path
 
 import psutil
 from dataset import draw
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Playwright, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 IDLE = "[data-testid='stApp'][data-test-script-state='notRunning']"
 FLAGS = "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update".split()
 PATIENCE = 600_000  # ms
 TIMES = 3  # clicks of a kind; the quickest counts
+STUDIO = ["trainer", "ui"]
+EMPTY = "streamlit run --server.headless=true --server.fileWatcherType=none --browser.gatherUsageStats=false".split()
 
 
 def main() -> None:
@@ -45,18 +48,40 @@ def main() -> None:
 def measure(folder: Path, number: int) -> None:
     draw(folder / "datasets" / "many", number)
     print(f"\n| {number:,} pictures, load average {os.getloadavg()[0]:.1f} | seconds | processor |\n|---|---:|---:|")
-    began = time.perf_counter()
-    with served(folder) as (address, studio), sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
-        page = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US").new_page()
-        page.set_default_timeout(PATIENCE)
-        ready = time.perf_counter() - began
-        visit(page, f"{address}/", "Last runs")
-        row("first page, from the command", time.perf_counter() - began, cpu(studio))
-        row("… until the server answered", ready, None)
-        clicks(Clock(page, studio), address)
-        chromium.close()
-        print(f"| memory of the studio's process, at most: {peak(studio):.0f} MB | | |", flush=True)
+    with sync_playwright() as driver:
+        first_pages(driver, folder)
+        with served(folder, STUDIO) as (address, studio), opened(driver) as page:
+            visit(page, f"{address}/", "Last runs")
+            clicks(Clock(page, studio), address)
+            print(f"| memory of the studio's process, at most: {peak(studio):.0f} MB | | |", flush=True)
+
+
+def first_pages(driver: Playwright, folder: Path) -> None:
+    """From the command to content in a browser that is open and has never seen it."""
+    (folder / "empty.py").write_text("import streamlit\n\nstreamlit.title('Last runs')\n")
+    apps = {"first page": STUDIO, "… of an empty Streamlit app": [*EMPTY, str(folder / "empty.py")]}
+    taken: dict[str, list[tuple[float, ...]]] = {name: [] for name in apps}
+    for name, command in [*apps.items()] * TIMES:
+        with opened(driver) as page:
+            began = time.perf_counter()
+            with served(folder, command) as (address, process):
+                answered = time.perf_counter() - began
+                visit(page, f"{address}/", "Last runs")
+                taken[name].append((time.perf_counter() - began, answered, cpu(process)))
+    for name, times in taken.items():
+        seconds, answered, work = map(min, zip(*times))
+        row(f"{name}, from the command", seconds, work)
+        row("… until the server answered", answered, None)
+
+
+@contextmanager
+def opened(driver: Playwright) -> Iterator[Page]:
+    """A browser of its own, with nothing in its cache."""
+    chromium = driver.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+    page = chromium.new_context(viewport={"width": 1280, "height": 900}, locale="en-US").new_page()
+    page.set_default_timeout(PATIENCE)
+    yield page
+    chromium.close()
 
 
 def clicks(clock: Clock, address: str) -> None:
@@ -141,16 +166,16 @@ def row(name: str, seconds: float, work: float | None) -> None:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """The studio over a folder: its address and its process."""
+def served(folder: Path, command: list[str]) -> Iterator[tuple[str, psutil.Process]]:
+    """A module that serves, with its arguments, in a folder: its address and its process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "trainer", "ui", f"--port={port}"]
+    option = "--server.port" if command[0] == "streamlit" else "--port"
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        [sys.executable, "-m", *command, f"{option}={port}"], cwd=folder, env=environment,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
         while True:

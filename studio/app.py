@@ -1,6 +1,7 @@
 """The studio's entrance: `lora-studio ui`. Sets the page up and hands over to the pages."""
 
 import gc
+import json
 from pathlib import Path
 
 import streamlit as st
@@ -11,12 +12,22 @@ from studio.language import _
 # Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
 PAGES = Path(__file__).parent / "views"
 # Streamlit leaves 96 px above a page and 160 below it; a picture grid has better uses for them.
+# The ring of a choice that is not taken has the colour of hairlines, too faint to be seen.
 LOOK = """<style>
 .stMainBlockContainer { padding-top: 4.2rem; padding-bottom: 3rem; }
 [class*="st-key-open-"] button, [class*="st-key-open-"] button * { text-align: left; justify-content: start; }
 [data-testid="stPageLink"] p { white-space: normal; overflow-wrap: anywhere; }
 .st-key-filter { min-width: min(18rem, 100%); }
 .st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
+[data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child { border-color: #7c868d; }
+@media (max-width: 640px) { .stButton kbd { display: none; } }
+</style>"""
+# What Streamlit says in English only, and cuts off on a phone: here in the reader's language.
+UPLOADER = """<style>
+[data-testid="stFileUploaderDropzone"] button p { font-size: 0; }
+[data-testid="stFileUploaderDropzoneInstructions"] span { font-size: 0; }
+[data-testid="stFileUploaderDropzone"] button p::after { content: %s; font-size: 0.875rem; }
+[data-testid="stFileUploaderDropzoneInstructions"] span::after { content: %s; font-size: 0.875rem; }
 </style>"""
 # White on the accent of the dark theme has a contrast of 3.5, too little for a label.
 DARK = """<style>
@@ -37,7 +48,9 @@ pages = [
     st.Page(PAGES / "png_info.py", title=_("PNG info"), icon=":material/image_search:"),
     st.Page(PAGES / "settings.py", title=_("Settings"), icon=":material/settings:"),
 ]
-st.html(LOOK + DARK * (st.context.theme.type == "dark"))
+most = _("up to {size} a file").format(size=f"{st.get_option('server.maxUploadSize') / 1024:g} GB")
+uploader = UPLOADER % tuple(json.dumps(text, ensure_ascii=False) for text in (_("Upload"), most))
+st.html(LOOK + uploader + DARK * (st.context.theme.type == "dark"))
 page = st.navigation(pages, position="top")
 gate.ask()
 keys.listen()

@@ -58,7 +58,7 @@ def plan(name: str, what: str, by: str, texts: Mapping[Path, str | None]) -> edi
     if operation.literal:
         asked = [re.escape(what), by.replace("\\", r"\\")]
     made = edit.plan(texts, operation.edit, [*operation.given, *asked])
-    return replace(made, operation=f"{name.lower()}: {what}".rstrip(": "))
+    return replace(made, operation=f"{name}: {what}".rstrip(": "))
 
 
 def ask(folder: Path, texts: Mapping[Path, str | None], of: int) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import panels
+from studio import language, panels
 from studio.language import _
+from studio.sentences import said
 from trainer import report
 from trainer.cells import Evaluation
 
@@ -35,7 +36,13 @@ def serve(evaluation: Evaluation, folder: Path, key: str) -> None:
 
 
 def page(evaluation: Evaluation, folder: Path) -> str:
-    """The report; written anew where there is none, or one whose viewer is of another version."""
+    """The report in the reader's language; written anew where there is none, or one whose viewer is of another version.
+
+    On the disk it stays in English: who reads it there is not known.
+    """
     path = folder / "report.html"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return text if report.is_current(text) else report.write_report(evaluation, folder).read_text(encoding="utf-8")
+    if not report.is_current(text):
+        text = report.write_report(evaluation, folder).read_text(encoding="utf-8")
+    texts = {text: said(text) for text in (*report.own_texts(), *report.texts_about(evaluation))}
+    return report.in_words(text, language.current().replace("_", "-"), texts)

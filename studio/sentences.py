@@ -24,6 +24,7 @@ SPOKEN = (
     "errors.py",
     "recommend.py",
     "vote.py",
+    "grid.py",
     "lifetime.py",
     "run.py",
     "record.py",
@@ -31,6 +32,20 @@ SPOKEN = (
     "dataset/findings.py",
     "families/shapes.py",
 )
+# What can be taken back, as journals call it; of the parts only these are words of ours.
+DONE = (
+    "add files",
+    "edit {name}",
+    "fix {kind}",
+    "tag ({mode})",
+    "mask {name}",
+    "no mask {name}",
+    "masks from {name}",
+    "convert {source} to {to}",
+    "dedupe",
+    "{operation}: {what}",
+)
+OURS = ("kind", "mode", "operation")
 TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")
@@ -120,6 +135,16 @@ def said(text: object) -> str:
     chosen = language.current()
     text = str(text)
     return text if chosen == "en" or not text else translated(chosen, text) or text
+
+
+def done(operation: str) -> str:
+    """What was done to a folder, by its name in the journal."""
+    catalog = language.catalog(language.current())
+    for known in DONE:
+        if match := as_regex(known).fullmatch(operation):
+            parts = match.groupdict().items()
+            return catalog.gettext(known).format(**{k: catalog.gettext(v) if k in OURS else v for k, v in parts})
+    return language._(operation)
 
 
 @lru_cache(maxsize=2000)

@@ -29,8 +29,8 @@ def messages() -> list[str]:
 
 def declared() -> list[str]:
     """Texts that are declared in the trainer or in a table and shown through a variable."""
-    from studio import bulk, charts, forecast, forms, sentences, sieve, worker
-    from trainer import presets
+    from studio import bulk, charts, facts, forecast, forms, sentences, sieve, worker
+    from trainer import presets, report
     from trainer.cells import BASE_EPOCH
     from trainer.config import settings
     from trainer.dataset.health import KINDS
@@ -40,12 +40,13 @@ def declared() -> list[str]:
 
     texts = [text for one in settings() for text in (one.label, one.help, one.unit)]
     texts += [*forms.TITLES.values(), *filter(None, forms.PARTS.values())]
-    texts += [metric.label for metric in METRICS.values()]
-    texts += [*row_label(BASE_EPOCH), *forecast.PARTS]
+    texts += [text for metric in METRICS.values() for text in (metric.label, metric.meaning, metric.misleads)]
+    texts += [*report.own_texts(), *report.ABOUT]
+    texts += [*row_label(BASE_EPOCH), *forecast.PARTS, *facts.LABELS, *facts.ANSWERS]
     shipped = [name for name, path in presets.find().items() if path.parent == SOURCE.parent / "presets"]
     texts += [" ".join(presets.load(name).about.split()) for name in shipped]
     texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, *KINDS, *charts.VALIDATION.values(), worker.WAITING]
-    texts += sentences.collect()
+    texts += [*sentences.DONE, *sentences.collect()]
     return [text for text in texts if text]
 
 

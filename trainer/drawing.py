@@ -217,7 +217,7 @@ def _draw_head(sheet: _Sheet, plan: _Plan) -> None:
     title = wrap(evaluation.title, 2 * unit, plan.width - 2 * plan.margin, most=1)
     sheet.text(x, y, "".join(title), 2 * unit)
     y += 2 * unit
-    sheet.text(x, y, summary(plan.table), unit, SOFT)
+    sheet.text(x, y, " · ".join(summary(plan.table)), unit, SOFT)
     for line in plan.about:
         y += round(1.35 * unit)
         sheet.text(x, y, line, 0.9 * unit, SOFT)

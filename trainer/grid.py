@@ -94,26 +94,26 @@ def metric_label(name: str) -> tuple[str, str]:
     return (METRICS[name].label, METRICS[name].better) if name in METRICS else (name, "")
 
 
-def summary(table: Table) -> str:
-    """One line under the title: what was compared."""
+def summary(table: Table) -> list[str]:
+    """The line under the title, in parts: what was compared."""
     labels = table.evaluation.labels
     epochs = [epoch for epoch in table.epochs if not is_base(epoch) and epoch not in labels]
     against = [label.rpartition(" epoch ") for epoch, label in labels.items() if not is_base(epoch)]
     seeds = sorted({seed for prompt in table.prompts for seed in table.seeds(prompt)})
-    return " · ".join(
-        [
-            _epochs(epochs) if epochs else "base only",
-            *([f"against {against[0][0]} {_epochs([int(number) for *_, number in against])}"] if against else []),
-            "strength " + ", ".join(f"{strength:g}" for strength in table.strengths),
-            f"{len(table.prompts)} prompt{'s' * (len(table.prompts) != 1)}",
-            f"seed{'s' * (len(seeds) != 1)} " + ", ".join(map(str, seeds)),
-        ]
-    )
+    strength, seed = ", ".join(f"{value:g}" for value in table.strengths), ", ".join(map(str, seeds))
+    return [
+        _epochs(epochs) if epochs else "base only",
+        *([f"against {against[0][0]} {_epochs([int(number) for *_, number in against])}"] if against else []),
+        f"strength {strength}",
+        f"{len(table.prompts)} prompt{'s' * (len(table.prompts) != 1)}",
+        f"seed {seed}" if len(seeds) == 1 else f"seeds {seed}",
+    ]
 
 
 def _epochs(numbers: list[int]) -> str:
     """ "epoch 4", "epochs 1 to 10" or "epochs 1, 4, 7"."""
     if len(numbers) == 1:
         return f"epoch {numbers[0]}"
-    consecutive = len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1))
-    return "epochs " + (f"{numbers[0]} to {numbers[-1]}" if consecutive else ", ".join(map(str, numbers)))
+    first, last, listed = numbers[0], numbers[-1], ", ".join(map(str, numbers))
+    consecutive = len(numbers) > 2 and numbers == list(range(first, last + 1))
+    return f"epochs {first} to {last}" if consecutive else f"epochs {listed}"

@@ -9,6 +9,8 @@ import io
 import json
 import math
 import re
+from collections.abc import Mapping
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,23 @@ from trainer.grid import Table, metric_label, summary
 from trainer.metrics import METRICS, open_picture
 
 TEMPLATE = Path(__file__).with_name("report.html")
+WORDS = '<script type="application/json" id="words">'
+NO_WORDS = {"language": "en", "texts": {}}
+# What `about` of an Evaluation may tell, and what it may say of scores.
+ABOUT = (
+    "Base model",
+    "Trigger word",
+    "Sampling",
+    "LoRA",
+    "Pictures",
+    "Against",
+    "Second base",
+    "Embeddings not used",
+    "Scores from",
+    "Scores of {name}",
+    "colours and outlines, without CLIP",
+    "do not set one epoch apart",
+)
 
 MOST_BYTES = 28_000_000  # of pictures, so that the file stays below 30 MB
 # How pictures are made smaller until all of them fit: (longest side in pixels, WebP quality; None is lossless).
@@ -66,9 +85,50 @@ def render(data: dict[str, Any], title: str) -> str:
     """The page with its data filled in. No text from `data` can end the script or start another one."""
     page = TEMPLATE.read_text(encoding="utf-8")
     title = html.escape(title.encode("utf-8", "replace").decode())
-    values = {"script-hash": _script_hash(page), "title": title, "data": _json(data)}
+    values = {"script-hash": _script_hash(page), "title": title, "words": _json(NO_WORDS), "data": _json(data)}
     # In one pass: nothing that a value holds is taken for a placeholder.
     return re.sub(r"{{([a-z-]+)}}", lambda placeholder: values[placeholder[1]], page)
+
+
+def in_words(page: str, language: str, texts: Mapping[str, str]) -> str:
+    """A report's text with its page in other words: `language` as HTML names it, and for each of the page's English
+    texts what stands in its place."""
+    before, tag, rest = page.partition(WORDS)
+    _old, _tag, after = rest.partition("</script>")
+    return f"{before}{tag}{_json({'language': language, 'texts': dict(texts)})}</script>{after}"
+
+
+def own_texts() -> list[str]:
+    """The English texts of every report's page, with {names} where something is filled in."""
+    page, _script, script = TEMPLATE.read_text(encoding="utf-8").rpartition("<script>")
+    reader = _Texts()
+    reader.feed(page[page.index("<body>") :])
+    said = [json.loads(f'"{text}"') for text in re.findall(r'\b_\("([^"]+)"', script)]
+    return list(dict.fromkeys(text for text in [*reader.found, *said] if re.search("[a-z]{2}", text)))
+
+
+def texts_about(evaluation: Evaluation) -> list[str]:
+    """The English texts that come with a comparison's data: what is recommended and why, what scores mean."""
+    table = Table(evaluation)
+    metrics = [text for name in table.metrics() for key, text in _metric(name).items() if key not in ("name", "better")]
+    reason = (evaluation.recommended or {}).get("reason", "")
+    of_scores = [value for name, value in evaluation.about.items() if name.startswith("Scores ")]
+    return [text for text in (reason, *summary(table), *evaluation.about, *of_scores, *metrics) if text]
+
+
+class _Texts(HTMLParser):
+    """What can be read in a piece of HTML, as text or read aloud."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [value for name, value in attrs if name in ("title", "aria-label") and value]
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem is None and data.strip():
+            self.found.append(data.strip())
 
 
 def is_current(page: str) -> bool:
@@ -100,7 +160,7 @@ def _data(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
         "summary": summary(table),
         "about": [[name, value] for name, value in evaluation.about.items() if value],
         "settings": evaluation.settings,
-        "note": f"Run {evaluation.run}. Everything is in this file; nothing is fetched from anywhere.",
+        "run": evaluation.run,
         "recommended": _recommended(evaluation),
         "chosen": _first_strength(evaluation),
         "strengths": evaluation.strengths,

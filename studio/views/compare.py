@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import ballot, comparison, jobs, panels, places, prompt_sets, state
+from studio import ballot, comparison, fullsize, jobs, panels, places, prompt_sets, state
 from studio.language import _, plural
 from studio.sentences import said
 from studio.text import escape
@@ -154,7 +154,7 @@ def show_views(run: Run, evaluation: Evaluation, folder: Path) -> None:
 
     views = {
         _("Grid"): lambda: (st.fragment(comparison.show_grid)(evaluation, folder), comparison.explain_grid()),
-        _("Viewer"): lambda: show_viewer(folder),
+        _("Viewer"): lambda: show_viewer(evaluation, folder),
         _("Scores"): lambda: comparison.show_scores(evaluation),
         _("Blind vote"): lambda: ballot.show(evaluation, folder, export),
     }
@@ -259,20 +259,17 @@ def watch_export(subject: str) -> None:
             st.page_link("views/library.py", label=_("Open the library"), icon=":material/arrow_forward:")
 
 
-def show_viewer(folder: Path) -> None:
+def show_viewer(evaluation: Evaluation, folder: Path) -> None:
     """The comparison's own report: synchronised zoom, keys, before and after. It lives in a sandboxed frame."""
-    report = folder / "report.html"
-    if not report.is_file():
-        st.caption(_("The report is written at the end of rendering."))
-        return
+    report = fullsize.page(evaluation, folder)
     st.caption(
         _(
             "Click a picture. Arrow keys go through prompts and epochs, zoom and place stay; hold Space for the "
             "base, B for before and after under one slider."
         )
     )
-    st.iframe(report.read_text(encoding="utf-8"), height=860)
-    st.download_button(_("Download the report"), report.read_bytes(), f"{slug(folder.parent.parent.name)}.html")
+    st.iframe(report, height=860)
+    st.download_button(_("Download the report"), report.encode(), f"{slug(folder.parent.parent.name)}.html")
 
 
 main()

@@ -27,6 +27,7 @@ from studio import (
 )
 from studio.contents import Contents
 from studio.language import _, plural
+from studio.sentences import done
 from studio.text import escape
 from trainer import toybox
 from trainer.dataset import aside, health, images, masks
@@ -224,7 +225,7 @@ def show_undo(folder: Path) -> None:
         disabled=not undoable,
         icon=":material/undo:",
         shortcut="Mod+Z",
-        help=escape(undoable) or None,
+        help=escape(done(undoable)) or None,
     )
     st.button(
         _("Redo"),
@@ -234,7 +235,7 @@ def show_undo(folder: Path) -> None:
         disabled=not redoable,
         icon=":material/redo:",
         shortcut="Mod+Shift+Z",
-        help=escape(redoable) or None,
+        help=escape(done(redoable)) or None,
     )
 
 
@@ -244,7 +245,7 @@ def take_back(folder: Path, verb: str) -> None:
         name, touched = aside.undo(folder) if verb == "undo" else aside.redo(folder)
         text = _("Took back “{name}”: {files}.") if verb == "undo" else _("Did “{name}” again: {files}.")
         if touched:
-            state.notify(text.format(name=name, files=plural(len(touched), "file")))
+            state.notify(text.format(name=done(name), files=plural(len(touched), "file")))
     except UserError as error:
         state.notify(str(error))
 

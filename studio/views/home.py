@@ -89,7 +89,7 @@ def show_runs() -> None:
     st.header(_("Last runs"))
     runs = places.runs()
     if not runs:
-        st.text(_("None yet. The demo beside this makes one, or set up your own."))
+        st.text(_("None yet. The demo makes one, or set up your own."))
         return
     for run in runs[:SHOWN]:
         status = run.status

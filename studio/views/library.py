@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import loras, panels, places, shelf, state
+from studio import facts, loras, panels, places, shelf, state
 from studio.language import _
 from studio.text import escape
 from trainer.errors import UserError
@@ -93,10 +93,7 @@ def show_actions(path: Path, info) -> None:
             on_click="ignore",
         )
         with st.popover(_("Everything in the file"), icon=":material/info:"):
-            for label, value in info.lines():
-                if label != "File":
-                    st.caption(escape(_(label)))
-                    st.text(value)
+            facts.show(line for line in info.lines() if line[0] != "File")
             st.caption(_("Path"))
             st.code(str(path.resolve()), language=None, wrap_lines=True)
         if places.is_own(path):
@@ -152,10 +149,7 @@ def show_inspector() -> None:
         st.text(dropped.name)
         loras.show_info(info, Path(Path(dropped.name).name))
         with st.expander(_("Everything in the file"), key="inspected"):
-            for label, value in info.lines():
-                if label != "File":
-                    st.caption(escape(_(label)))
-                    st.text(value)
+            facts.show(line for line in info.lines() if line[0] != "File")
 
 
 main()

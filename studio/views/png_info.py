@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import loras, places, state
+from studio import facts, loras, places, state
 from studio.language import _
 from studio.text import escape
 from trainer import pnginfo
@@ -71,9 +71,7 @@ def show_picture(name: str, path: Path) -> None:
         st.image(images.open_rgb(path), width="stretch", alt=name)
     with right:
         found = pnginfo.read(path)
-        for label, value in pnginfo.lines(found):
-            st.caption(escape(_(label)))
-            st.text(value)
+        facts.show(pnginfo.lines(found))
         st.space("small")
         with st.container(border=True):
             ask_append(found, name)

@@ -63,6 +63,22 @@ def test_a_pictures_settings_become_a_prompt(open_page, words, here):
     assert prompt.seed == 5 and prompt.negative == "blurry"
 
 
+def test_what_a_file_says_is_labelled_in_one_language_and_its_own_words_stay(open_page, words, here):
+    preferences.save(preferences.Preferences(language="zh_CN"))
+    page = open_page("png_info")
+    page.file_uploader(key="drop").upload("a.png", png(INFOTEXT.replace("blurry", "no")), "image/png").run()
+    said = [one.value for one in page.caption]
+    assert not page.exception and {"来源", "负面提示词", "步数", "采样器", "种子"} <= set(said)
+    assert [label for label in said if label.isascii()] == []
+    assert "A1111 的生成信息" in words(page) and {"Euler a", "no"} <= {one.value for one in page.text}
+    path = lora(here / "x.safetensors", ss_epoch="3")
+    page.file_uploader(key="drop").upload("x.safetensors", path.read_bytes()).run()
+    assert not page.exception
+    places.MODELS.mkdir(exist_ok=True)
+    path.rename(places.MODELS / "x.safetensors")
+    assert "能否在 ComfyUI 中加载" in words(open_page("library"))
+
+
 @pytest.mark.parametrize(("name", "content"), [("a.png", png()), ("a.png", b"<html>"), ("a.safetensors", b"x" * 99)])
 def test_what_carries_nothing_says_so_without_a_traceback(open_page, here, name, content):
     page = open_page("png_info")

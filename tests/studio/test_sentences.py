@@ -1,11 +1,15 @@
 """What the trainer says is shown in the reader's language, made from the patterns that stand in its source."""
 
+import json
+import re
+
 import pytest
+from comparisons import make_comparison
 from trainees import draw_pictures
 
-from studio import language, sentences, text
-from trainer import checks, doctor, presets, toybox
-from trainer.cells import Row
+from studio import fullsize, language, sentences, text
+from trainer import checks, doctor, presets, report, toybox
+from trainer.cells import Evaluation, Row
 from trainer.dataset import health
 from trainer.errors import UserError
 from trainer.families import folder, sources
@@ -90,6 +94,27 @@ def test_the_doctors_report_reads_chinese(chinese, monkeypatch):
         if finding.level != "ok":  # those are names and versions
             assert reads_chinese(sentences.said(finding.what)), finding.what
             assert reads_chinese(sentences.said(finding.remedy)), finding.remedy
+
+
+def test_what_can_be_taken_back(chinese):
+    assert sentences.done("add files") == "添加文件"
+    assert sentences.done("edit 01.png") == "编辑 01.png"
+    assert sentences.done("fix duplicate") == "修复重复文件"
+    assert sentences.done("no mask Remove.png") == "去掉 Remove.png 的蒙版"
+    assert sentences.done("Remove: hat: a {b}") == "移除：hat: a {b}"
+    assert sentences.done("by hand elsewhere") == "by hand elsewhere"
+
+
+def test_the_report_speaks_the_readers_language(chinese, here):
+    folder = make_comparison(3).evaluation_folder("character")
+    evaluation = Evaluation.load(folder)
+    evaluation.recommended = recommend(evaluation.rows)
+    page = fullsize.page(evaluation, folder)
+    found = json.loads(re.search('id="words">(.*?)</script>', page)[1])
+    assert found["language"] == "zh-CN" and found["texts"]["epoch {n}"] == "第 {n} 轮"
+    said = [found["texts"][text] for text in report.texts_about(evaluation)]
+    assert len(said) > 6 and all(map(reads_chinese, said))
+    assert '"texts":{}' in (folder / "report.html").read_text(encoding="utf-8"), "English on the disk"
 
 
 def test_english_is_left_alone():

@@ -23,6 +23,7 @@ from trainer.families import clip
 from trainer.loop import train
 from trainer.places import make_cell, shelf_of
 from trainer.render import Renderer, infotext_of, load_base
+from trainer.report import ABOUT
 from trainer.run import Run
 from trainer.shelf import Shelf
 from trainer.upscalers import RRDBNet
@@ -84,6 +85,7 @@ def test_the_grid_has_the_base_first_and_every_epoch_from_its_file(here):
     assert evaluation.epochs == [0, 1, 2]
     places = [(cell.epoch, cell.column) for cell in evaluation.cells]
     assert places == [(epoch, column) for epoch in (0, 1, 2) for column in ("one", "two")]
+    assert {"Base model", "Sampling"} <= set(evaluation.about) <= set(ABOUT)
     for name in ("grid.png", "report.html", "scores.json"):
         assert (result.folder / name).stat().st_size > 0
     pictures = [Image.open(result.folder / cell.file) for cell in evaluation.cells]

@@ -175,7 +175,7 @@ def test_known_metrics_come_in_their_order_and_others_after_them(tmp_path):
     [((0, 1, 2, 3), "epochs 1 to 3"), ((0, 2, 4), "epochs 2, 4"), ((0, 7), "epoch 7"), ((0,), "base only")],
 )
 def test_the_line_under_the_title(tmp_path, epochs, words):
-    assert summary(Table(make(tmp_path, epochs=epochs))) == f"{words} · strength 1 · 2 prompts · seed 1"
+    assert " · ".join(summary(Table(make(tmp_path, epochs=epochs)))) == f"{words} · strength 1 · 2 prompts · seed 1"
 
 
 # Type

@@ -14,10 +14,11 @@ from trainer.report import write_report
 
 COLORS = {0: (200, 60, 60), 1: (60, 180, 60), 2: (60, 60, 200)}
 TAKE = "document.title='taken'"
+COLUMNS = ("portrait", "hat", "leak")
 HOSTILE = f'</script><script>{TAKE}</script><img src=x onerror="{TAKE}">\'`${{1}}&amp;\u2028'
 
 
-def make(folder, strengths=(1.0,), seeds=(1,), prompts=("portrait", "hat", "leak"), size=(128, 128)):
+def make(folder, strengths=(1.0,), seeds=(1,), prompts=COLUMNS, size=(128, 128)):
     """An evaluation of the base and two epochs whose pictures have one colour per epoch."""
     (folder / "cells").mkdir(exist_ok=True)
     cells = []
@@ -322,6 +323,44 @@ def test_all_cells_zoom_together_around_the_pointer(tmp_path, open_page):
     across, down = (float(part.removesuffix("px")) for part in origin.split())
     assert across / box["width"] == pytest.approx(0.25, abs=0.02)
     assert down / box["height"] == pytest.approx(0.75, abs=0.02)
+
+
+READ = """() => {
+  const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode())
+    if (!texts.currentNode.parentNode.closest("script, noscript")) found.push(texts.currentNode.data);
+  for (const name of ["title", "alt", "aria-label", "aria-valuetext"])
+    for (const one of document.querySelectorAll(`[${name}]`)) found.push(one.getAttribute(name));
+  return found;
+}"""
+
+
+def loud(text):
+    """Capital letters, but for what is filled in."""
+    return re.sub(r"{\w+}|[^{]+", lambda part: part[0] if part[0][0] == "{" else part[0].upper(), text)
+
+
+def test_every_text_of_the_page_can_be_had_in_other_words(tmp_path, open_page):
+    evaluation = make(tmp_path, strengths=(0.5, 1.0), seeds=(1, 2))
+    (tmp_path / evaluation.cells[1].file).unlink()
+    path = write_report(evaluation, tmp_path)
+    texts = {text: loud(text) for text in (*report.own_texts(), *report.texts_about(evaluation))}
+    english = path.read_text(encoding="utf-8")
+    path.write_text(report.in_words(english, "zh-CN", texts), encoding="utf-8")
+    assert report.is_current(path.read_text(encoding="utf-8"))
+    assert report.in_words(path.read_text(encoding="utf-8"), "en", {}) == english
+    page = open_page(path)
+    page.get_by_role("group", name="STRENGTH").get_by_text("ALL").click()
+    cell(page, 2, 0).click()
+    page.keyboard.press("b")
+    page.keyboard.press("c")
+    page.locator("#toast.on").wait_for()
+    said = page.evaluate(READ)
+    assert page.evaluate("document.documentElement.lang") == "zh-CN"
+    for text in ("EPOCH 1 AT 0.5", "HOLD: BASE", "NOT RENDERED", "NO LORA", "NO TRIGGER", "50 % BASE"):
+        assert any(text in one for one in said), text
+    given = "|".join([*COLUMNS, "loop", "moss", "blurry", "Euler", "run"])
+    assert [one for one in said if re.search("[a-z]{2}", re.sub(given, "", one))] == []
 
 
 def test_strengths_and_seeds_can_be_chosen(tmp_path, open_page):
