@@ -14,9 +14,9 @@ from trainer.errors import UserError
 
 def main() -> None:
     """Entry point: what a person can mend is one sentence and exit code 2, never a traceback."""
-    # Threads that wait for each other in a loop take whole cores, and where another program is at work a step takes
-    # many times as long. Read when torch is loaded, which is later.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # GNU's threads wait for each other in a loop, and where another program wants the cores a step takes many times as
+    # long: they do it for a shorter while (benchmarks/RESULTS.md). Read when torch is loaded, which is later.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # bitsandbytes tells at import which of its kernels are not here; `doctor` says what matters.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # A console that cannot show a character (older Windows) must not end a training run.

@@ -11,7 +11,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 from serving import CHROMIUM, FLAGS, ROOT, served, settled
 
-PAGES = {"dataset": 900, "train": 1000, "compare": 1000}  # px high
+PAGES = {"dataset": 900, "compare": 1000}  # px high
 
 
 def main(folder: Path) -> None:
