@@ -1,21 +1,10 @@
-"""Chromium to look at a served studio; skipped with the reason where it is missing."""
+"""A served studio in Chromium."""
 
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from serving import CHROMIUM, FLAGS, PATIENCE, settled
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"there is no {CHROMIUM}")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS.split())
-        yield browser
-        browser.close()
+from serving import PATIENCE, settled
 
 
 @pytest.fixture
