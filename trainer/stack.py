@@ -128,6 +128,8 @@ class Stack:
 
     def _moved(self, matrices: list[Tensor], scales: list[float]) -> list[Tensor]:
         """Scaled, in the base's precision on its device: in one piece, since hundreds of small copies take longer."""
+        if not matrices:
+            return []  # a file without any module changes nothing
         device = self.model.device
         flat = torch.cat([matrix.flatten() for matrix in matrices]).to(device).float()
         if set(scales) != {1.0}:

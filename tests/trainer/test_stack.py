@@ -100,3 +100,12 @@ def test_what_fits_and_what_can_be_stacked(model, tmp_path):
     kohya.write(tmp_path / "alien.safetensors", {"lora_unet_x.lora_up.weight": torch.zeros(1, 1)}, {})
     with pytest.raises(UserError, match="no module"):
         Stack(model).carry([(Lora(tmp_path / "alien.safetensors"),)])
+
+
+def test_a_file_without_any_module_changes_nothing(model, tmp_path):
+    empty = kohya.write(tmp_path / "empty.safetensors", {}, {"ss_output_name": "empty"})
+    inputs = tiny.inputs(model, batch=1)
+    base, stack = model.family.predict(model, *inputs), Stack(model)
+    stack.carry([(Lora(empty),)])
+    with stack.rows([0]):
+        assert torch.equal(model.family.predict(model, *inputs), base)
