@@ -47,6 +47,7 @@ def load(
 
     from trainer.families import folder, single_file
     from trainer.families.convolutions import as_products
+    from trainer.families.gates import keep_less
 
     source = resolve(base)
     family = detect(source)
@@ -55,4 +56,5 @@ def load(
     for module in (model.unet, model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
     as_products(model.unet)
+    keep_less(model.unet)
     return model.to(device)

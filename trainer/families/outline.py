@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def outline(base: str, dtype: torch.dtype, vae: str = "") -> BaseModel:
     """The base as `families.load` gives it, frozen, on the meta device. Raises UserError as loading does."""
     from trainer.families import FAMILIES, detect
+    from trainer.families.gates import keep_less
 
     source = resolve(base)
     family = FAMILIES[detect(source).name]
@@ -32,6 +33,7 @@ def outline(base: str, dtype: torch.dtype, vae: str = "") -> BaseModel:
     model.to("meta")
     for module in (model.unet, model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
+    keep_less(model.unet)
     return model
 
 
