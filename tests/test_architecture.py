@@ -15,7 +15,7 @@ CONTRACT |= {"pnginfo", "vote", "preference", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environment", "quantize", "augment", "graphs"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
-STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
+STORIES = set("batches encoding loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "step", "basecheck", "hires", "denoising"}
 STORIES |= {"costs", "estimate", "lifetime", "places", "sidecars", "sampling"}
 # What a component may take from another, and why.

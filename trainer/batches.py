@@ -25,8 +25,7 @@ from trainer.config import DataConfig, TrainConfig
 from trainer.dataset import buckets, wording
 from trainer.errors import UserError
 from trainer.examples import Example
-from trainer.families.base import BaseModel, Conditioning
-from trainer.families.clip import WORDS
+from trainer.families.base import BaseModel
 
 CACHE_VERSION = 1  # raise when the meaning of cached rows changes
 Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
@@ -212,62 +211,6 @@ def _encode(
         report("Encoding pictures", len(missing), len(missing))
 
 
-class CaptionEncoder:
-    """Conditioning of captions. Frozen text encoders answer from the cache where captions repeat."""
-
-    def __init__(self, model: BaseModel, config: TrainConfig, examples: list[Example], folder: Path):
-        self.model, self.clip_skip = model, config.model.clip_skip
-        self.max_tokens = config.data.max_tokens
-        texts = list(dict.fromkeys(wording.fullest(example.caption, config.data) for example in examples))
-        # All captions are padded to the same number of 75-token chunks, so that any batch can be stacked.
-        self.chunks = self.max_tokens // WORDS or model.family.chunks_needed(model, texts)
-        self.trains = config.trains_any(model.family.text_components)
-        self._cached: dict[str, Conditioning] = {}
-        if not self.trains and not wording.varies(config.data):
-            self._fill([*texts, ""], folder)
-
-    def _fill(self, texts: list[str], folder: Path) -> None:
-        store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
-        joined = ["kohya"] if self.max_tokens else []
-        keys = {text: content_key(text, self.clip_skip, self.chunks, *joined) for text in texts}
-        missing = [(key, text) for text, key in keys.items() if key not in store]
-        with torch.no_grad():
-            store.add((key, _named(self._encode([text]))) for key, text in missing)
-        for text, key in keys.items():
-            row = store.get(key)
-            self._cached[text] = Conditioning(row["hidden"], row.get("pooled"))
-
-    @property
-    def is_cached(self) -> bool:
-        return bool(self._cached)
-
-    def __call__(self, texts: list[str]) -> Conditioning:
-        """Conditioning of B captions; carries gradients when the text encoders are trained."""
-        if self.is_cached:
-            device = next(self.model.unet.parameters()).device
-            known = Conditioning.cat([self._cached[text] for text in texts])
-            pooled = None if known.pooled is None else environment.upload(known.pooled, device)
-            return Conditioning(environment.upload(known.hidden, device), pooled)
-        with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-            return self._encode(texts)
-
-    def _encode(self, texts: list[str]) -> Conditioning:
-        family = self.model.family
-        if self.max_tokens:
-            tokens = family.tokenize(self.model, texts, self.chunks, cut=True)
-            return family.encode(self.model, tokens, self.clip_skip).without_inner_marks()
-        # Tags in another order may need a chunk more than they did as written.
-        chunks = max(self.chunks, family.chunks_needed(self.model, texts))
-        return family.encode(self.model, family.tokenize(self.model, texts, chunks), self.clip_skip)
-
-
-def _named(conditioning: Conditioning) -> dict[str, Tensor]:
-    named = {"hidden": conditioning.hidden.cpu()}
-    if conditioning.pooled is not None:
-        named["pooled"] = conditioning.pooled.cpu()
-    return named
-
-
 # ── the batches of an epoch ─────────────────────────────────────────────────────────────────────────────
 
 
@@ -288,16 +231,29 @@ class Batches:
 
     def make(self, epoch: int, position: int, indices: list[int], alphas_cumprod: Tensor) -> Batch:
         """The batch at `position` of `epoch`. The same arguments always give the same batch."""
-        seed, steps = self.config.loop.seed, len(alphas_cumprod)
-        numbers = [_stable_seed(seed, epoch, f"{position}.{slot}", index) for slot, index in enumerate(indices)]
+        numbers = self._numbers(epoch, position, indices)
+        steps = len(alphas_cumprod)
         return _stacked([self._draw(epoch, number, index, steps) for number, index in zip(numbers, indices)])
+
+    def captions(self, epoch: int, position: int, indices: list[int]) -> list[str]:
+        """Those that `make` gives this batch."""
+        numbers = self._numbers(epoch, position, indices)
+        return [self._caption(epoch, number, index) for number, index in zip(numbers, indices)]
+
+    def _numbers(self, epoch: int, position: int, indices: list[int]) -> list[int]:
+        """What each picture of a batch draws from."""
+        seed = self.config.loop.seed
+        return [_stable_seed(seed, epoch, f"{position}.{slot}", index) for slot, index in enumerate(indices)]
+
+    def _caption(self, epoch: int, number: int, index: int) -> str:
+        return wording.for_step(self.examples[index].caption, self.config.data, number, epoch)
 
     def fixed(self, indices: list[int], timestep: int) -> Batch:
         """The plain version of these examples under the same noise at every call, whatever the run's seed."""
         return _stacked([self._plain(index, timestep) for index in indices])
 
     def _draw(self, epoch: int, number: int, index: int, train_timesteps: int) -> dict:
-        example, data, loss = self.examples[index], self.config.data, self.config.loss
+        loss = self.config.loss
         variant = random.Random(_stable_seed(number, "variant")).randrange(len(self._variants[index]))
         latents = self.latents[index, variant]
         generator = torch.Generator().manual_seed(number)
@@ -315,7 +271,7 @@ class Batches:
             "noise": noise,
             "added": noises.perturbed(noise, loss, generators),
             "timesteps": timestep,
-            "captions": wording.for_step(example.caption, data, number, epoch),
+            "captions": self._caption(epoch, number, index),
             **self._about(index, variant, latents),
         }
 

@@ -39,7 +39,7 @@ class Estimate:
     capacity: int  # memory of the device
     training: dict[str, int]  # what is in memory in a step -> bytes
     loading: int  # peak on a device that shares the main memory; 0 where there is none
-    caching: int  # peak while pictures are encoded
+    caching: int  # peak while pictures or captions are encoded
     rendering: int
     file: int  # of one epoch
     disk: dict[str, int]
@@ -76,11 +76,12 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     dummy = _dummy(_part(config), device)
     parts, shapes = dummy.parts, dummy.tensors
     texts = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
-    encodes = dummy.texts_learn or wording.varies(config.data)
+    # Frozen text encoders lie on a card only while captions are encoded; main memory holds them all the time.
+    changing = not dummy.texts_learn and wording.varies(config.data)
     size = _largest(config, examples)
     chunks = dummy.model.family.chunks_needed(dummy.model, [example.caption for example in examples])
     batch = min(config.loop.batch_size, sum(e.repeats for e in examples)) if examples else config.loop.batch_size
-    cost = dummy.training(batch, size, chunks, encodes=encodes)
+    cost = dummy.training(batch, size, chunks, encodes=dummy.texts_learn)
     numbers = sum(_count(shape) for shape in shapes.values())
     state = optimizer_state(config, shapes)
     program = _program(device)
@@ -88,13 +89,14 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     factor = known["memory"] if known else 1.0
     training = {
         "UNet": parts["unet"],
-        "text encoders": texts if encodes else 0,
+        "text encoders": texts if dummy.texts_learn or changing and device != "cuda" else 0,
         "LoRA": numbers * 4,
         "optimizer": state,
         "average": numbers * 4 if config.loop.ema_decay else 0,
         "activations and gradients": round(cost.peak * (HEAP if device == "cpu" else SLACK) * factor),
         "program and driver": program,
     }
+    worded = sum(training.values()) - training["activations and gradients"] + texts if changing else 0
     picture = _picture(config)
     rows = config.evaluation.batch_size * (1 if config.evaluation.cfg_scale == 1 else 2)
     weights = parts["unet"] + parts["vae"] + texts + program
@@ -110,7 +112,9 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         training=training,
         loading=0 if device == "cuda" else program + parts["vae"] + texts + dummy.unpacked + max(MAP, packed),
         # On a card of its own memory only the part at work lies there before the first step.
-        caching=(program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK),
+        caching=max(
+            (program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK), worded
+        ),
         rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
         file=file,
         disk={

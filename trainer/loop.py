@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from trainer import checks, environment, families, kohya, lifetime, optimizers, processes, quantize, schedules
 from trainer.adapters import Adapter, start_from
 from trainer.averages import Average
-from trainer.batches import Batches, CaptionEncoder, Latents, Share, cache_latents
+from trainer.batches import Batches, Latents, Share, cache_latents
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
+from trainer.encoding import AHEAD, CaptionEncoder
 from trainer.errors import UserError
 from trainer.examples import Example, load_examples
 from trainer.families.base import BaseModel
@@ -114,12 +115,17 @@ class Trainer:
         return latents
 
     def _captions(self) -> CaptionEncoder:
-        """The text encoders at work, or given up as well when all captions could be encoded now."""
-        for encoder in self.model.text_encoders:
+        """The text encoders on the device where they learn, waiting for their turn in main memory where they do not,
+        and given up as well when all captions could be encoded now."""
+        encoders = self.model.text_encoders
+        for encoder in encoders:
             encoder.to(self.accelerator.device)
         encode = CaptionEncoder(self.model, self.config, self.examples, CACHE)
         if encode.is_cached:
-            self._give_up(*self.model.text_encoders)
+            self._give_up(*encoders)
+        elif not encode.trains:
+            for encoder in encoders:
+                encoder.to("cpu")
         return encode
 
     def _give_up(self, *modules: torch.nn.Module) -> None:
@@ -192,17 +198,23 @@ class Trainer:
     def rehearse(self, updates: int) -> float:
         """Mean seconds of the first updates, taken in earnest one behind the other; nothing is saved or recorded."""
         started = time.perf_counter()
-        for number in range(updates):
-            self._update(0, self._updates(0)[number % self.updates_per_epoch])
+        todo = [self._updates(0)[number % self.updates_per_epoch] for number in range(updates)]
+        self._encode_ahead(0, todo)
+        for group in todo:
+            self._update(0, group)
         self._pending[2].item()  # waits for the device
         return (time.perf_counter() - started) / updates
 
     def _epoch(self, epoch: int) -> bool:
         """One time through all pictures. False when a stop came in between, whose state is saved then."""
         updates = self._updates(epoch)[: self.steps - epoch * self.updates_per_epoch]
-        for update in range(self.position.update, len(updates)):
+        first = self.position.update
+        ahead = max(1, AHEAD // (self.position.group * self.config.loop.batch_size))
+        for update in range(first, len(updates)):
             if self._obey():
                 return False
+            if (update - first) % ahead == 0:
+                self._encode_ahead(epoch, updates[update : update + ahead])
             self._update(epoch, updates[update])
             self.position = replace(self.position, update=update + 1, step=self.position.step + 1)
         self._validate()
@@ -219,6 +231,11 @@ class Trainer:
         plan = list(enumerate(self.batches.plan(epoch)))
         size = self.position.group
         return [plan[start : start + size] for start in range(0, len(plan), size)]
+
+    def _encode_ahead(self, epoch: int, updates: list[list[tuple[int, list[int]]]]) -> None:
+        """The captions of what this process trains on in these updates."""
+        batches = (batch for group in updates for batch in processes.part(self.accelerator, group))
+        self.encode.prepare(self.batches.captions(epoch, *batch) for batch in batches)
 
     def _update(self, epoch: int, group: list[tuple[int, list[int]]]) -> None:
         started = time.perf_counter()

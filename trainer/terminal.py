@@ -124,7 +124,7 @@ def print_estimate(found) -> None:
     rows = table("", ">", "")
     rows.add_row("Memory for training", size(sum(found.training.values())), parts)
     rows.add_row("Memory for rendering", size(found.rendering), "")
-    rows.add_row("", size(found.caching), "while the pictures are encoded")
+    rows.add_row("", size(found.caching), "while pictures or captions are encoded")
     if found.loading:
         rows.add_row("", size(found.loading), "while the base is loaded")
     if found.seconds is None:

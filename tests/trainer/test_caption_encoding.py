@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer import presets
-from trainer.batches import CaptionEncoder
+from trainer.encoding import CaptionEncoder
 
 LONG = "moss, " + "abcdefghij " * 12  # the tiny tokenizer has a token a letter
 
@@ -76,3 +76,36 @@ def test_clip_skip_is_obeyed(cached, model, tmp_path):
         for skip in (1, 2)
     )
     assert torch.equal(one, two) is (model.family.name == "sdxl")  # SDXL has its own fixed rule
+
+
+def test_changing_captions_are_encoded_ahead_and_heard_alike(model, tmp_path):
+    """Batch for batch what encoding in the step would say, to the last bit; of all others nothing is kept."""
+    encode = encoder(model, tmp_path, data__shuffle_tags=True)
+    batches = [["moss, hat", "moss, red hat"], ["hat, moss", ""]]
+    in_step = [encode(texts) for texts in batches]
+    encode.prepare(batches)
+    asked = count_calls(model.text_encoders)
+    for texts, wanted in zip(batches, in_step):
+        assert all(torch.equal(value, wanted.tensors()[name]) for name, value in encode(texts).tensors().items())
+    assert not asked
+    encode.prepare([["red hat, moss"]])
+    asked.clear()
+    encode(batches[0])
+    assert asked
+
+
+def test_frozen_text_encoders_leave_the_device_between(model, tmp_path):
+    """Where they are is told by their moves: a processor is the only device there is here."""
+    encode = encoder(model, tmp_path, data__shuffle_tags=True)
+    moves = []
+    for module in model.text_encoders:
+        module.to = lambda device, module=module: moves.append(str(device)) or module
+    encode.prepare([["moss"]])
+    assert moves == [str(model.device)] * len(model.text_encoders) + ["cpu"] * len(model.text_encoders)
+
+
+def count_calls(modules: list[torch.nn.Module]) -> list:
+    asked: list = []
+    for module in modules:
+        module.register_forward_hook(lambda *_: asked.append(1))
+    return asked

@@ -163,6 +163,22 @@ def test_each_choice_shows(folders):
     assert careful.training(2, (64, 64), 1, encodes=True).peak < 0.8 * plain
 
 
+def test_frozen_text_encoders_lie_on_a_card_while_captions_are_encoded(folders):
+    kinds = {"fixed": False, "changing": True}
+    found = {
+        name: estimate(settings_for(folders["sd15"], data__shuffle_tags=shuffle, adapter__text_encoder=False), [],
+                       device="cuda")
+        for name, shuffle in kinds.items()
+    }  # fmt: skip
+    assert [found[name].training["text encoders"] for name in kinds] == [0, 0]
+    texts = Dummy(settings_for(folders["sd15"])).parts["text_encoder"]
+    beside = sum(found["fixed"].training.values()) - found["fixed"].training["activations and gradients"]
+    assert found["changing"].caching == max(found["fixed"].caching, beside + texts)
+    # Main memory holds them from the beginning to the end.
+    kept = estimate(settings_for(folders["sd15"], adapter__text_encoder=False), [], device="cpu")
+    assert kept.training["text encoders"] == texts
+
+
 @pytest.mark.parametrize("optimizer", ["AdamW", "AdamW8bit", "AdaFactor"])
 def test_files_and_states_are_as_large_as_foretold(optimizer, folders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

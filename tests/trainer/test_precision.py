@@ -182,6 +182,27 @@ def test_what_has_done_its_work_is_let_go(trainer):
     assert all(w.device.type != "meta" for part in shuffled.model.text_encoders for w in part.parameters())
 
 
+def test_every_caption_of_a_run_is_encoded_ahead_of_its_step(trainer, monkeypatch):
+    """However far ahead, the run is the same; no step asks a frozen text encoder."""
+    losses = []
+    for ahead in (1, 4, 128):
+        monkeypatch.setattr("trainer.loop.AHEAD", ahead)
+        made, asked, in_step = trainer(data__shuffle_tags=True, data__validation_split=0.4), [], []
+        for module in made.model.text_encoders:
+            module.register_forward_hook(lambda *_, asked=asked: asked.append(1))
+
+        def heard(texts, made=made, asked=asked, in_step=in_step):
+            before, answer = len(asked), made.encode(texts)
+            in_step.append(len(asked) - before)
+            return answer
+
+        made.step.encode = heard
+        made.train()
+        assert asked and in_step and not any(in_step)
+        losses.append([entry["loss"] for entry in made.run.metrics()])
+    assert losses[0] == losses[1] == losses[2] and len(losses[0]) > 1
+
+
 # ── arithmetic ──────────────────────────────────────────────────────────────────────────────────────────
 
 
