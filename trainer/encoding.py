@@ -76,7 +76,7 @@ class CaptionEncoder:
         if (known := self._ahead.get(tuple(texts))) is None:
             if not all(text in self._keys for text in texts):
                 with torch.set_grad_enabled(self.trains and torch.is_grad_enabled()):
-                    return self._encode(texts)
+                    return self._encode(texts).to(self.device)
             known = Conditioning.cat([self._kept(text) for text in texts])
         pooled = None if known.pooled is None else environment.upload(known.pooled, self.device)
         return Conditioning(environment.upload(known.hidden, self.device), pooled)
