@@ -196,19 +196,23 @@ def use_compile(unet) -> str:
     Block by block: the many that are alike are compiled once. Each picture size is compiled for itself: which sizes
     came first must not decide how later ones are computed, or a resumed run would differ in its last bits.
     """
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.resnet import ResnetBlock2D
-
     try:
         torch.compile(lambda x: (x * 2).sin())(torch.ones(2, device=unet.device))
     except Exception as error:  # no compiler, no Triton, an unwritable cache: its parts raise what they like
         lines = str(error).strip().splitlines()
         return f"torch.compile cannot be used ({lines[0] if lines else type(error).__name__}); training without it."
     torch._dynamo.config.recompile_limit = 256
-    for block in unet.modules():
-        if isinstance(block, (BasicTransformerBlock, ResnetBlock2D)):
-            block.compile(dynamic=False)
+    for block in blocks(unet):
+        block.compile(dynamic=False)
     return ""
+
+
+def blocks(unet) -> list[torch.nn.Module]:
+    """The blocks that hold nearly all of a UNet's weights; none lies inside another."""
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+
+    return [part for part in unet.modules() if isinstance(part, (BasicTransformerBlock, ResnetBlock2D))]
 
 
 def use_checkpointing(model, text_encoder: bool, draws: bool) -> None:

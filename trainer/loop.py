@@ -43,7 +43,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
     """
     config = run.config
     environment.require_precision(config.model.precision, environment.default_device())
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.model.precision, config.model.precision))
+    accelerator = processes.joined(config.model.precision)
     recorder = Recorder(run, accelerator.is_main_process, listener)
     with lifetime.held(run, accelerator), lifetime.outcome(recorder), lifetime.signals() as signals:
         recorder.state("preparing", "Reading pictures")
@@ -62,7 +62,6 @@ class Trainer:
         self.model = self._model()
         latents = self._latents()
         self.encode = self._captions()
-        self.model.unet.to(accelerator.device)
         self.batches = Batches(config, self.examples, latents)
         self.validation = Validation(self.examples, self.batches, config.loss)
         self.adapter = self._adapter()
@@ -79,6 +78,7 @@ class Trainer:
     def _examples(self) -> list[Example]:
         examples = load_examples(self.config.data)
         checks.require(checks.check(self.config, examples))
+        processes.require_shareable(self.config)
         optimizers.check_args(self.config.optimizer.name, self.config.optimizer.args)
         if self.accelerator.is_main_process:
             write_json(self.run.path / "dataset.json", [example.as_json() for example in examples])
@@ -128,7 +128,9 @@ class Trainer:
         environment.release_memory()
 
     def _adapter(self) -> Adapter:
-        settings = self.config.adapter
+        settings, device = self.config.adapter, self.accelerator.device
+        if processes.sharers() == 1:
+            self.model.unet.to(device)
         adapter = Adapter.attach(
             self.model,
             settings,
@@ -140,6 +142,10 @@ class Trainer:
             path = Path(settings.start_from).expanduser()
             said = start_from(adapter, kohya.read(path).tensors, path, resize=settings.start_resize)
             self.recorder.state("preparing", said)
+        if processes.sharers() > 1:
+            # Block by block: the whole of the base never lies on one card.
+            processes.share_out(self.model.unet, adapter.parameters(), device)
+            self.model.unet.to(device)
         if self.config.model.compile and (said := environment.use_compile(self.model.unet)):
             self.recorder.state("preparing", said)
         return adapter
@@ -224,9 +230,9 @@ class Trainer:
         started = time.perf_counter()
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
-        for position, indices in processes.part(self.accelerator, group):
+        for (position, indices), counts in processes.turns(self.accelerator, group):
             batch = self.batches.make(epoch, position, indices, self.step.alphas_cumprod)
-            batch = replace(batch, weights=batch.weights / examples).to(self.accelerator.device)
+            batch = replace(batch, weights=batch.weights / examples * counts).to(self.accelerator.device)
             total += self.step.backward(batch, f"{self.config.loop.seed}/{epoch}/{position}/dropout")
         rates = self._step_optimizer()
         self._settle()

@@ -82,14 +82,34 @@ def _train(path: str, kill: tuple[str, str, int] | None, folder: str) -> None:
 
     os.chdir(folder)
     torch.set_num_threads(1)
-    if kill is not None:
+    if kill is not None and os.environ.get("RANK", "0") == "0":
         _die_at(*kill)
     train(Run(path))
 
 
-def train_in_processes(run: Run, count: int, meanwhile=lambda: None) -> list[int]:
-    """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them."""
-    return _in_processes(_train, (str(run.path.resolve()), None, os.getcwd()), count, meanwhile)
+def train_in_processes(run: Run, count: int, meanwhile=lambda: None, kill=None, **variables: str) -> list[int]:
+    """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them with
+    these `variables` from its config. `kill` as above, for the first of them."""
+    return _in_processes(_train, (str(run.path.resolve()), kill, os.getcwd()), count, meanwhile, variables)
+
+
+def held_in_processes(run: Run, count: int, **variables: str) -> list[int]:
+    """Bytes of the base's UNet that each of `count` such processes holds when it is about to train."""
+    assert _in_processes(_hold, (str(run.path.resolve()), os.getcwd()), count, config=variables) == [0] * count
+    return [int(Path(f"held-{rank}.txt").read_text()) for rank in range(count)]
+
+
+def _hold(path: str, folder: str) -> None:
+    from trainer import processes
+    from trainer.loop import Trainer
+    from trainer.record import Recorder
+
+    os.chdir(folder)
+    run, accelerator = Run(path), processes.joined("fp32")
+    trainer = Trainer(run, run.config, accelerator, Recorder(run, accelerator.is_main_process), set())
+    frozen = [weight for weight in trainer.model.unet.parameters() if not weight.requires_grad]
+    local = [weight.to_local() if hasattr(weight, "to_local") else weight for weight in frozen]
+    Path(f"held-{os.environ['RANK']}.txt").write_text(str(sum(part.nbytes for part in local)))
 
 
 def command_in_processes(arguments: list[str], count: int) -> list[int]:
@@ -98,14 +118,16 @@ def command_in_processes(arguments: list[str], count: int) -> list[int]:
     return _in_processes(_command, (list(map(str, arguments)), os.getcwd()), count)
 
 
-def _in_processes(work, arguments: tuple, count: int, meanwhile=lambda: None) -> list[int]:
+def _in_processes(
+    work, arguments: tuple, count: int, meanwhile=lambda: None, config: dict[str, str] | None = None
+) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = []
     for rank in range(count):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
-        variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", **(config or {})}
         variables = {key: str(value) for key, value in variables.items()}
         processes.append(_context.Process(target=_one_of_several, args=(work, arguments, variables)))
     for process in processes:
