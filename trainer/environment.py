@@ -102,22 +102,22 @@ def _libc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == "glibc" else None
 
 
-class Figure:
-    """A number on its way from the device: whoever asks a step later waits for that number alone, and not for
-    everything that was begun since, as reading the tensor itself would."""
+class Figures:
+    """Numbers on their way from the device: whoever asks a step later waits for them alone, and not for everything
+    that was begun since, as reading the tensor itself would."""
 
-    def __init__(self, value: torch.Tensor):
-        self._value, self._there = value, None
-        if value.device.type == "cuda":
-            self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
-            self._value.copy_(value, non_blocking=True)
+    def __init__(self, values: torch.Tensor):
+        self._values, self._there = values, None
+        if values.device.type == "cuda":
+            self._values = torch.empty_like(values, device="cpu", pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
             self._there = torch.cuda.Event()
             self._there.record()
 
-    def item(self) -> float:
+    def values(self) -> list[float]:
         if self._there is not None:
             self._there.synchronize()
-        return self._value.item()
+        return self._values.tolist()
 
 
 def describe(model, device: torch.device) -> dict[str, Any]:

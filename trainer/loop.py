@@ -71,7 +71,8 @@ class Trainer:
         if config.model.cuda_graphs and not self.step.is_recorded:
             recorder.state("preparing", "model.cuda_graphs has no effect here: it needs an NVIDIA card.")
         self.position = self._restore()
-        self._pending: tuple[int, dict[str, float], environment.Figure] | None = None
+        self._pending: tuple[int, dict[str, float], environment.Figures] | None = None
+        self._asked = self._agreed = False  # whether this process was asked to stop; whether all know that one was
 
     # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -158,6 +159,8 @@ class Trainer:
     def _restore(self) -> Position:
         state = load_state(self.run.path / "state")
         self.optimizer.train()
+        if self.accelerator.is_main_process:
+            self.run.forget_metrics(after=state["position"].step if state else 0)
         if state is None:
             return Position(group=self._batches_per_update())
         self.adapter.load_exact(state["adapter"])
@@ -200,7 +203,7 @@ class Trainer:
         started = time.perf_counter()
         for number in range(updates):
             self._update(0, self._updates(0)[number % self.updates_per_epoch])
-        self._pending[2].item()  # waits for the device
+        self._pending[2].values()  # waits for the device
         return (time.perf_counter() - started) / updates
 
     def _epoch(self, epoch: int) -> bool:
@@ -236,11 +239,8 @@ class Trainer:
             total += self.step.backward(batch, f"{self.config.loop.seed}/{epoch}/{position}/dropout")
         rates = self._step_optimizer()
         self._settle()
-        self._pending = (
-            self.position.step + 1,
-            {"epoch": epoch + 1, **rates},
-            environment.Figure(processes.total(self.accelerator, total)),
-        )
+        both = processes.total(self.accelerator, torch.stack([total, total.new_full((), float(self._asked))]))
+        self._pending = (self.position.step + 1, {"epoch": epoch + 1, **rates}, environment.Figures(both))
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
 
     def _step_optimizer(self) -> dict[str, float]:
@@ -268,17 +268,18 @@ class Trainer:
             return
         with self._averaged():
             measured = self.validation.measure(self.accelerator, list(self.model.modules().values()), self.step.loss)
-        step, values, loss = self._pending
-        self._pending = (step, {**values, **measured}, loss)
+        step, values, figures = self._pending
+        self._pending = (step, {**values, **measured}, figures)
 
     def _settle(self) -> None:
         """Read the loss of the update before, so that the device never waits for the record."""
         if self._pending is None:
             return
-        (step, values, loss), self._pending = self._pending, None
-        value = loss.item()
-        self.recorder.metrics(step, {"loss": value, **values})
-        if not math.isfinite(value):
+        (step, values, figures), self._pending = self._pending, None
+        loss, asked = figures.values()
+        self._agreed = asked > 0
+        self.recorder.metrics(step, {"loss": loss, **values})
+        if not math.isfinite(loss):
             raise UserError(self._diagnosis(step))
 
     def _diagnosis(self, step: int) -> str:
@@ -297,19 +298,17 @@ class Trainer:
 
     def _obey(self) -> bool:
         """Look at the control files. True when the run is to stop now; its state is saved then."""
-        stop = bool(self.signals) or (self.accelerator.is_main_process and self.run.take_request("stop"))
-        if self.accelerator.num_processes > 1:
-            # All processes stop at the same update, whichever of them was told.
-            flag = torch.tensor(float(stop), device=self.accelerator.device)
-            stop = processes.total(self.accelerator, flag).item() > 0
         main = self.accelerator.is_main_process
+        self._asked = self._asked or bool(self.signals) or (main and self.run.take_request("stop"))
+        # Of several processes all stop at the same update, whichever was asked: it goes round with the next loss.
+        stop = self._asked if self.accelerator.num_processes == 1 else self._agreed
         save, look = (main and self.run.take_request(command) for command in ("save", "sample"))
         if stop or save or look:
             self._settle()
             self._save_state()
         if look and not stop:
             self._sample()
-        return bool(stop)
+        return stop
 
     def _sample(self) -> None:
         """A few pictures of what has been learned by now. What keeps them from being made is said; training goes on."""

@@ -78,7 +78,7 @@ class Recorder:
             return
         self.run.append_metrics({"step": step, **values})
         for name, value in values.items():
-            self._writer().add_scalar(name, value, step)
+            self._writer(step).add_scalar(name, value, step)
         rate = next((value for name, value in values.items() if name.startswith("lr/")), None)
         self.progress = replace(self.progress, learning_rate=values.get("lr/unet", rate))
         loss = values["loss"]
@@ -91,11 +91,12 @@ class Recorder:
         if self._tensorboard is not None:
             self._tensorboard.close()
 
-    def _writer(self):
+    def _writer(self, step: int):
         if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
+            # What an earlier start had drawn from this step on is made again: TensorBoard leaves it out.
+            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=step)
         return self._tensorboard
 
     def _write(self, message: str) -> None:

@@ -6,7 +6,7 @@
       environment.json    versions, device, base model with its hashes
       status.json         written whole, then renamed into place; at most once a second
       lock                held for the trainer's life: liveness is the lock, never a pid
-      metrics.jsonl       one line per step, append-only; TensorBoard's files beside it in tensorboard/
+      metrics.jsonl       one line per step, appended; TensorBoard's files beside it in tensorboard/
       control/            stop | save | sample: empty files that the trainer obeys at the next step boundary
       epochs/             moss-cat-000001.safetensors …, each a finished LoRA
       state/              what an exact resume needs
@@ -219,8 +219,15 @@ class Run:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
+    def forget_metrics(self, after: int) -> None:
+        """Take out the steps after step `after`, which a run that goes on from there makes again, and the line that a
+        kill or a full disk cut in two."""
+        if self.metrics():
+            kept = [json.dumps(entry) + "\n" for entry in self.metrics() if entry["step"] <= after]
+            write_text(self.path / "metrics.jsonl", "".join(kept))
+
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry per step in order. A resumed run repeats the steps since its last state: the newest counts."""
+        """One entry per step in order."""
         by_step: dict[int, dict[str, Any]] = {}
         try:
             lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
