@@ -9,9 +9,20 @@ from contextlib import contextmanager
 import torch
 from accelerate import Accelerator
 
+from trainer import processes
 from trainer.errors import UserError
+from trainer.files import explained
 from trainer.record import Recorder
 from trainer.run import COMMANDS, Run
+
+ALONE = (
+    "Another process of this run has ended (killed, crash, or what it said itself, on its own host). Resume continues "
+    "the run exactly."
+)
+
+
+class Stopped(Exception):
+    """The run was asked to stop while it prepared."""
 
 
 @contextmanager
@@ -34,12 +45,24 @@ def outcome(recorder: Recorder) -> Iterator[None]:
     except UserError as error:
         recorder.state("failed", str(error))
         raise
+    except Stopped:
+        recorder.state("stopped", "Stopped before the first step; what was encoded is kept, and resume goes on.")
+    except KeyboardInterrupt:
+        recorder.state("stopped", "Ended at once; resume goes on from the state that was saved last.")
+        raise
+    except OSError as error:
+        sentence = explained(error, recorder.run.path)
+        recorder.state("failed", str(sentence))
+        raise sentence from error
     except torch.OutOfMemoryError as error:
         advice = "lower loop.batch_size or data.resolution, or set model.gradient_checkpointing=true"
         message = f"Out of memory at step {recorder.progress.step}: {advice}."
         recorder.state("failed", message)
         raise UserError(message) from error
     except BaseException as error:
+        if processes.is_loss(error):
+            recorder.state("failed", ALONE)
+            raise UserError(ALONE) from error
         recorder.state("failed", f"{type(error).__name__}: {error}. The whole story is in train.log.")
         raise
     finally:

@@ -110,9 +110,14 @@ class Trainer:
         self.model.vae.to(self.accelerator.device)
         own = self.accelerator
         share = Share(own.process_index, own.num_processes, own.wait_for_everyone)
-        latents = cache_latents(self.model, self.examples, self.config.data, CACHE, self.recorder.preparing, share)
+        latents = cache_latents(self.model, self.examples, self.config.data, CACHE, self._encoding, share)
         self._give_up(self.model.vae)
         return latents
+
+    def _encoding(self, message: str, done: int, total: int) -> None:
+        self.recorder.preparing(message, done, total)
+        if self._is_asked_to_stop():
+            raise lifetime.Stopped
 
     def _captions(self) -> CaptionEncoder:
         """The text encoders at work, or given up as well when all captions could be encoded now."""
@@ -299,7 +304,7 @@ class Trainer:
     def _obey(self) -> bool:
         """Look at the control files. True when the run is to stop now; its state is saved then."""
         main = self.accelerator.is_main_process
-        self._asked = self._asked or bool(self.signals) or (main and self.run.take_request("stop"))
+        self._asked = self._asked or self._is_asked_to_stop()
         # Of several processes all stop at the same update, whichever was asked: it goes round with the next loss.
         stop = self._asked if self.accelerator.num_processes == 1 else self._agreed
         save, look = (main and self.run.take_request(command) for command in ("save", "sample"))
@@ -309,6 +314,9 @@ class Trainer:
         if look and not stop:
             self._sample()
         return stop
+
+    def _is_asked_to_stop(self) -> bool:
+        return bool(self.signals) or (self.accelerator.is_main_process and self.run.take_request("stop"))
 
     def _sample(self) -> None:
         """A few pictures of what has been learned by now. What keeps them from being made is said; training goes on."""

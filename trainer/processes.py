@@ -7,6 +7,7 @@ process, or, where accelerate's config asks for FSDP, shared out between them.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -126,6 +127,12 @@ def wait() -> None:
 def leave() -> None:
     """The others are no longer needed."""
     state().destroy_process_group()
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error came out of talking to the other processes: one of them has ended or does not answer."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return isinstance(error, RuntimeError) and any("distributed_c10d" in file for file in files)
 
 
 def device(wanted: str, default: Callable[[], str]) -> str:

@@ -109,20 +109,36 @@ def test_a_base_that_is_shared_out_gives_the_same_losses(alone, tmp_path, folder
 
 
 def test_each_process_holds_its_share_of_the_base_alone(tmp_path, folders, monkeypatch):
-    """With everything that reads the base's weights or goes back through them another time."""
+    monkeypatch.chdir(tmp_path)
+    (whole, _), parts = (trainees.held_in_processes(made(tmp_path, folders), 2, **how) for how in ({}, FSDP))
+    assert sum(parts) == whole and max(parts) < 0.6 * whole
+
+
+@pytest.mark.parametrize("config", [{}, FSDP], ids=["whole", "shared"])
+def test_several_killed_and_resumed_end_with_the_same_bytes(config, tmp_path, folders, monkeypatch):
+    """With all that draws, and what reads the base's weights or goes through them another time."""
     monkeypatch.chdir(tmp_path)
     options = {"adapter__kind": "dora", "adapter__conv_rank": 2, "adapter__dropout": 0.1, "loop__ema_decay": 0.9,
                "model__gradient_checkpointing": True, "data__tag_dropout": 0.2}  # fmt: skip
-    (whole_bytes, _), parts = (trainees.held_in_processes(made(tmp_path, folders), 2, **how) for how in ({}, FSDP))
-    assert sum(parts) == whole_bytes and max(parts) < 0.6 * whole_bytes
-    whole, shared, killed = (trainees.make_run(tmp_path, folders["sd15"], **options) for _ in range(3))
-    assert trainees.train_in_processes(whole, 2) == [0, 0]
-    assert trainees.train_in_processes(shared, 2, **FSDP) == [0, 0]
-    assert losses_of(shared) == pytest.approx(losses_of(whole), **EXACT)
+    whole, killed = (trainees.make_run(tmp_path, folders["sd15"], **options) for _ in range(2))
+    assert trainees.train_in_processes(whole, 2, **config) == [0, 0]
     moment = ("os.rename", "moss-000002.safetensors", 1)
-    assert trainees.train_in_processes(killed, 2, kill=moment, **FSDP)[0] == -signal.SIGKILL
-    assert trainees.train_in_processes(killed, 2, **FSDP) == [0, 0]
-    assert bytes_of(killed) == bytes_of(shared)
+    assert trainees.train_in_processes(killed, 2, kill=moment, **config)[0] == -signal.SIGKILL
+    assert killed.status.state == "interrupted"
+    assert trainees.train_in_processes(killed, 2, **config) == [0, 0]
+    assert bytes_of(killed) == bytes_of(whole)
+    lines = (killed.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, len(whole.metrics()) + 1))
+
+
+def test_the_loss_of_another_process_is_said(alone, tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = made(tmp_path, folders)
+    codes = trainees.train_in_processes(run, 2, kill=("open", "pictures", 3), VICTIM="1")
+    assert codes == [1, -signal.SIGKILL]
+    assert run.status.state == "failed" and "Another process of this run has ended" in run.status.message
+    assert trainees.train_in_processes(run, 2) == [0, 0]
+    assert losses_of(run) == pytest.approx(losses_of(alone), **EXACT)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +165,8 @@ def test_what_accelerates_config_asks_for_in_vain_is_said(asked, said, monkeypat
 def test_settings_decide_and_not_accelerates_config(tmp_path, folders, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = made(tmp_path, folders, model__precision="bf16").config
-    for variable, value in {"MIXED_PRECISION": "bf16", "DYNAMO_BACKEND": "no", "GRADIENT_ACCUMULATION_STEPS": "1"}.items():
+    same = {"MIXED_PRECISION": "bf16", "DYNAMO_BACKEND": "no", "GRADIENT_ACCUMULATION_STEPS": "1"}
+    for variable, value in same.items():
         monkeypatch.setenv(f"ACCELERATE_{variable}", value)
     assert processes.without_effect(config) == []
     asked = {"MIXED_PRECISION": "fp16", "DYNAMO_BACKEND": "INDUCTOR", "GRADIENT_ACCUMULATION_STEPS": "4"}
@@ -225,8 +242,8 @@ def test_two_processes_render_one_comparison(alone, tmp_path, monkeypatch):
 def test_accelerates_own_launcher_makes_one_run(way, tmp_path, folders):
     trainees.draw_pictures(tmp_path / "pictures")
     options = {
-        "data.resolution": 64, "data.bucket_step": 32, "data.bucket_min": 32, "data.repeats": 1, "loop.epochs": 1, "loop.batch_size": 1,
-        "adapter.rank": 2, "adapter.alpha": 1, "adapter.text_encoder": "false",
+        "data.resolution": 64, "data.bucket_step": 32, "data.bucket_min": 32, "data.repeats": 1, "loop.epochs": 1,
+        "loop.batch_size": 1, "adapter.rank": 2, "adapter.alpha": 1, "adapter.text_encoder": "false",
     }  # fmt: skip
     sets = [part for key, value in options.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "accelerate.commands.launch", *way.split(), "--num_processes", "2"]
