@@ -102,7 +102,8 @@ class Trainer:
             trains_text = self.config.trains_any(model.family.text_components)
             environment.use_checkpointing(model, trains_text, self.config.adapter.drops)
         if self.accelerator.is_main_process:
-            write_json(self.run.path / "environment.json", environment.describe(model, device))
+            about = environment.describe(model, device) | {"batches_per_update": self._batches_per_update()}
+            write_json(self.run.path / "environment.json", about)
         return model
 
     def _latents(self) -> Latents:
@@ -178,7 +179,8 @@ class Trainer:
 
     def _batches_per_update(self) -> int:
         """A run keeps what it began with, so that it goes on the same with another number of processes."""
-        return self.config.loop.gradient_accumulation * self.accelerator.num_processes
+        begun = self.run.environment().get("batches_per_update")
+        return begun or self.config.loop.gradient_accumulation * self.accelerator.num_processes
 
     # ── train ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -332,6 +334,7 @@ class Trainer:
         self.recorder.state("training")
 
     def _save_state(self) -> None:
+        self.recorder.flush()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
             optimizer, average = self.optimizer.state_dict(), self.average.state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -87,9 +88,15 @@ class Recorder:
             smooth = loss if before is None else SMOOTHING * before + (1 - SMOOTHING) * loss
             self.progress = replace(self.progress, loss=smooth)
 
+    def flush(self) -> None:
+        """Before a state is saved: what lies before it is not recorded again."""
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+
     def close(self) -> None:
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with suppress(OSError):  # on a full disk, which what was to be saved has said
+                self._tensorboard.close()
 
     def _writer(self, step: int):
         if self._tensorboard is None:

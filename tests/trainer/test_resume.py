@@ -1,5 +1,6 @@
 """A run that was killed at any moment and resumed ends with the same tensor bytes as one that was not."""
 
+import json
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ import time
 import pytest
 import trainees
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datasets import load_from_disk
 from trainer.run import Run
@@ -61,6 +63,7 @@ def test_killed_and_resumed_gives_the_same_bytes(moment, tmp_path, folders, unin
     assert trainees.train_in_process(run) == 0
     assert run.status.state == "finished"
     assert tensors_of(run) == tensors_of(uninterrupted(family))
+    assert not list(run.path.rglob("*.part"))
     wanted = {entry["step"]: entry["loss"] for entry in uninterrupted(family).metrics()}
     assert {entry["step"]: entry["loss"] for entry in run.metrics()} == wanted
 
@@ -72,6 +75,12 @@ def test_killed_again_and_again(tmp_path, folders, uninterrupted, monkeypatch):
         assert trainees.train_in_process(run, kill=moment) == -signal.SIGKILL
     assert trainees.train_in_process(run) == 0
     assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
+    # Neither record has a step twice, or has lost one.
+    steps = [entry["step"] for entry in uninterrupted("sd15").metrics()]
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == steps
+    shown = EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in shown] == steps
 
 
 # Every kind of randomness and state that settings of the adapter bring with them.
