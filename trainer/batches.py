@@ -28,6 +28,7 @@ from trainer.examples import Example
 from trainer.families.base import BaseModel
 
 CACHE_VERSION = 1  # raise when the meaning of cached rows changes
+PORTION = 2**26  # bytes of a shard: 128 pictures of 1024 × 1024, which is what a kill can cost
 Report = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
 
 
@@ -93,23 +94,34 @@ class Store:
         return {name: value.reshape(*row[f"{name}_shape"].tolist()) for name, value in row.items() if _is_data(name)}
 
     def add(self, rows: Iterator[tuple[str, dict[str, Tensor]]]) -> None:
-        """Write rows of (key, tensors) as one shard. float32 is kept exactly. No rows, no shard."""
+        """Write rows of (key, tensors), a shard for each PORTION. float32 is kept exactly. Rows that are there when
+        making the next one ends with an error are written as well."""
+        portion, held = [], 0
+        try:
+            for key, tensors in rows:
+                row = {"key": key}
+                for name, tensor in tensors.items():
+                    row[name] = tensor.float().flatten().numpy()
+                    row[f"{name}_shape"] = list(tensor.shape)
+                    held += row[name].nbytes
+                portion.append(row)
+                if held >= PORTION:
+                    whole, portion, held = portion, [], 0
+                    self._write(whole)
+        finally:
+            self._write(portion)
+
+    def _write(self, rows: list[dict]) -> None:
         from datasets import Dataset, disable_progress_bars
 
-        disable_progress_bars()  # the run has a bar of its own
-        flat = []
-        for key, tensors in rows:
-            flat.append({"key": key})
-            for name, tensor in tensors.items():
-                flat[-1][name] = tensor.float().flatten().numpy()
-                flat[-1][f"{name}_shape"] = list(tensor.shape)
-        if not flat:
+        if not rows:
             return
+        disable_progress_bars()  # the run has a bar of its own
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{uuid.uuid4().hex}.part"
         final = self.folder / f"shard-{uuid.uuid4().hex[:12]}"
         try:
-            Dataset.from_list(flat).save_to_disk(str(temporary))
+            Dataset.from_list(rows).save_to_disk(str(temporary))
             temporary.rename(final)
         except OSError as error:
             reason = error.strerror or error

@@ -35,7 +35,16 @@ def save_state(
     """One file, renamed into place: a kill leaves the state before or the state after, never half of one."""
     weights = {"adapter": adapter, "optimizer": optimizer, "scaler": scaler, "average": average}
     state = {"position": asdict(position), **weights}
-    return write_with(Path(folder) / "state.pt", lambda path: torch.save(state, path))
+    return write_with(Path(folder) / "state.pt", lambda path: _save(state, path))
+
+
+def _save(state: dict, path: Path) -> None:
+    try:
+        # Into a file of ours, which says why it cannot be written: torch's says that a position is unexpected.
+        with open(path, "wb") as file:
+            torch.save(state, file)
+    except RuntimeError as error:
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def load_state(folder: Path) -> dict[str, Any] | None:

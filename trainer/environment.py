@@ -102,22 +102,22 @@ def _libc(name: str) -> Callable[..., int] | None:
     return getattr(ctypes.CDLL(None), name, None) if platform.libc_ver()[0] == "glibc" else None
 
 
-class Figure:
-    """A number on its way from the device: whoever asks a step later waits for that number alone, and not for
-    everything that was begun since, as reading the tensor itself would."""
+class Figures:
+    """Numbers on their way from the device: whoever asks a step later waits for them alone, and not for everything
+    that was begun since, as reading the tensor itself would."""
 
-    def __init__(self, value: torch.Tensor):
-        self._value, self._there = value, None
-        if value.device.type == "cuda":
-            self._value = torch.empty((), dtype=value.dtype, pin_memory=True)
-            self._value.copy_(value, non_blocking=True)
+    def __init__(self, values: torch.Tensor):
+        self._values, self._there = values, None
+        if values.device.type == "cuda":
+            self._values = torch.empty_like(values, device="cpu", pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
             self._there = torch.cuda.Event()
             self._there.record()
 
-    def item(self) -> float:
+    def values(self) -> list[float]:
         if self._there is not None:
             self._there.synchronize()
-        return self._value.item()
+        return self._values.tolist()
 
 
 def describe(model, device: torch.device) -> dict[str, Any]:
@@ -196,19 +196,23 @@ def use_compile(unet) -> str:
     Block by block: the many that are alike are compiled once. Each picture size is compiled for itself: which sizes
     came first must not decide how later ones are computed, or a resumed run would differ in its last bits.
     """
-    from diffusers.models.attention import BasicTransformerBlock
-    from diffusers.models.resnet import ResnetBlock2D
-
     try:
         torch.compile(lambda x: (x * 2).sin())(torch.ones(2, device=unet.device))
     except Exception as error:  # no compiler, no Triton, an unwritable cache: its parts raise what they like
         lines = str(error).strip().splitlines()
         return f"torch.compile cannot be used ({lines[0] if lines else type(error).__name__}); training without it."
     torch._dynamo.config.recompile_limit = 256
-    for block in unet.modules():
-        if isinstance(block, (BasicTransformerBlock, ResnetBlock2D)):
-            block.compile(dynamic=False)
+    for block in blocks(unet):
+        block.compile(dynamic=False)
     return ""
+
+
+def blocks(unet) -> list[torch.nn.Module]:
+    """The blocks that hold nearly all of a UNet's weights; none lies inside another."""
+    from diffusers.models.attention import BasicTransformerBlock
+    from diffusers.models.resnet import ResnetBlock2D
+
+    return [part for part in unet.modules() if isinstance(part, (BasicTransformerBlock, ResnetBlock2D))]
 
 
 def use_checkpointing(model, text_encoder: bool, draws: bool) -> None:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from trainer import environment, presets
+from trainer import environment, presets, processes
 from trainer.config import TrainConfig
 from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
@@ -88,7 +88,7 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     known = _probes().get(_probe_key(config, dummy))
     factor = known["memory"] if known else 1.0
     training = {
-        "UNet": parts["unet"],
+        "UNet": parts["unet"] // processes.sharers(),
         "text encoders": texts if dummy.texts_learn or changing and device != "cuda" else 0,
         "LoRA": numbers * 4,
         "optimizer": state,
@@ -285,8 +285,6 @@ def probe(config: TrainConfig, examples: list[Example]) -> tuple[float, int]:
     What they tell is kept for this device, kind of base and precision, and corrects every later estimate. Encoded
     pictures stay in the cache, where the run itself will find them.
     """
-    from accelerate import Accelerator
-
     from trainer.loop import Trainer
     from trainer.record import Recorder
 
@@ -294,8 +292,7 @@ def probe(config: TrainConfig, examples: list[Example]) -> tuple[float, int]:
     plain = estimate(config, examples)
     with TemporaryDirectory() as folder:
         run = Run.create(config, folder)
-        precision = {"fp32": "no"}.get(config.model.precision, config.model.precision)
-        trainer = Trainer(run, config, Accelerator(mixed_precision=precision), Recorder(run, active=False), set())
+        trainer = Trainer(run, config, processes.joined(config.model.precision), Recorder(run, active=False), set())
         trainer.rehearse(1)  # the first one prepares much
         seconds = trainer.rehearse(1)
     peak = peak_memory(device)

@@ -33,7 +33,7 @@ def new_file(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explained(error, path) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -72,14 +72,14 @@ def new_folder(path: Path) -> Iterator[Path]:
         part = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
         os.chmod(part, 0o777 & ~_umask())
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explained(error, path) from error
     try:
         yield part
         if path.exists():
             path.rmdir()  # only where it is empty; Windows moves nothing over a folder
         os.replace(part, path)
     except OSError as error:
-        raise _explain(error, path) from error
+        raise explained(error, path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -90,7 +90,8 @@ def _umask() -> int:
     return mask
 
 
-def _explain(error: OSError, path: Path) -> Exception:
+def explained(error: OSError, path: Path) -> UserError:
+    """A sentence for what kept `path` from being written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(f"No space left on the disk while writing {path}: free some space and run the command again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -44,7 +44,7 @@ def train(run: Run, listener: Listener | None = None) -> None:
     """
     config = run.config
     environment.require_precision(config.model.precision, environment.default_device())
-    accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(config.model.precision, config.model.precision))
+    accelerator = processes.joined(config.model.precision)
     recorder = Recorder(run, accelerator.is_main_process, listener)
     with lifetime.held(run, accelerator), lifetime.outcome(recorder), lifetime.signals() as signals:
         recorder.state("preparing", "Reading pictures")
@@ -63,7 +63,6 @@ class Trainer:
         self.model = self._model()
         latents = self._latents()
         self.encode = self._captions()
-        self.model.unet.to(accelerator.device)
         self.batches = Batches(config, self.examples, latents)
         self.validation = Validation(self.examples, self.batches, config.loss)
         self.adapter = self._adapter()
@@ -73,13 +72,15 @@ class Trainer:
         if config.model.cuda_graphs and not self.step.is_recorded:
             recorder.state("preparing", "model.cuda_graphs has no effect here: it needs an NVIDIA card.")
         self.position = self._restore()
-        self._pending: tuple[int, dict[str, float], environment.Figure] | None = None
+        self._pending: tuple[int, dict[str, float], environment.Figures] | None = None
+        self._asked = self._agreed = False  # whether this process was asked to stop; whether all know that one was
 
     # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _examples(self) -> list[Example]:
         examples = load_examples(self.config.data)
         checks.require(checks.check(self.config, examples))
+        processes.require_shareable(self.config)
         optimizers.check_args(self.config.optimizer.name, self.config.optimizer.args)
         if self.accelerator.is_main_process:
             write_json(self.run.path / "dataset.json", [example.as_json() for example in examples])
@@ -102,7 +103,8 @@ class Trainer:
             trains_text = self.config.trains_any(model.family.text_components)
             environment.use_checkpointing(model, trains_text, self.config.adapter.drops)
         if self.accelerator.is_main_process:
-            write_json(self.run.path / "environment.json", environment.describe(model, device))
+            about = environment.describe(model, device) | {"batches_per_update": self._batches_per_update()}
+            write_json(self.run.path / "environment.json", about)
         return model
 
     def _latents(self) -> Latents:
@@ -110,9 +112,14 @@ class Trainer:
         self.model.vae.to(self.accelerator.device)
         own = self.accelerator
         share = Share(own.process_index, own.num_processes, own.wait_for_everyone)
-        latents = cache_latents(self.model, self.examples, self.config.data, CACHE, self.recorder.preparing, share)
+        latents = cache_latents(self.model, self.examples, self.config.data, CACHE, self._encoding, share)
         self._give_up(self.model.vae)
         return latents
+
+    def _encoding(self, message: str, done: int, total: int) -> None:
+        self.recorder.preparing(message, done, total)
+        if self._is_asked_to_stop():
+            raise lifetime.Stopped
 
     def _captions(self) -> CaptionEncoder:
         """The text encoders on the device where they learn, waiting for their turn in main memory where they do not,
@@ -134,7 +141,9 @@ class Trainer:
         environment.release_memory()
 
     def _adapter(self) -> Adapter:
-        settings = self.config.adapter
+        settings, device = self.config.adapter, self.accelerator.device
+        if processes.sharers() == 1:
+            self.model.unet.to(device)
         adapter = Adapter.attach(
             self.model,
             settings,
@@ -146,6 +155,10 @@ class Trainer:
             path = Path(settings.start_from).expanduser()
             said = start_from(adapter, kohya.read(path).tensors, path, resize=settings.start_resize)
             self.recorder.state("preparing", said)
+        if processes.sharers() > 1:
+            # Block by block: the whole of the base never lies on one card.
+            processes.share_out(self.model.unet, adapter.parameters(), device)
+            self.model.unet.to(device)
         if self.config.model.compile and (said := environment.use_compile(self.model.unet)):
             self.recorder.state("preparing", said)
         return adapter
@@ -158,6 +171,8 @@ class Trainer:
     def _restore(self) -> Position:
         state = load_state(self.run.path / "state")
         self.optimizer.train()
+        if self.accelerator.is_main_process:
+            self.run.forget_metrics(after=state["position"].step if state else 0)
         if state is None:
             return Position(group=self._batches_per_update())
         self.adapter.load_exact(state["adapter"])
@@ -170,7 +185,8 @@ class Trainer:
 
     def _batches_per_update(self) -> int:
         """A run keeps what it began with, so that it goes on the same with another number of processes."""
-        return self.config.loop.gradient_accumulation * self.accelerator.num_processes
+        begun = self.run.environment().get("batches_per_update")
+        return begun or self.config.loop.gradient_accumulation * self.accelerator.num_processes
 
     # ── train ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,7 +218,7 @@ class Trainer:
         self._encode_ahead(0, todo)
         for group in todo:
             self._update(0, group)
-        self._pending[2].item()  # waits for the device
+        self._pending[2].values()  # waits for the device
         return (time.perf_counter() - started) / updates
 
     def _epoch(self, epoch: int) -> bool:
@@ -234,24 +250,21 @@ class Trainer:
 
     def _encode_ahead(self, epoch: int, updates: list[list[tuple[int, list[int]]]]) -> None:
         """The captions of what this process trains on in these updates."""
-        batches = (batch for group in updates for batch in processes.part(self.accelerator, group))
+        batches = (batch for group in updates for batch, _ in processes.turns(self.accelerator, group))
         self.encode.prepare(self.batches.captions(epoch, *batch) for batch in batches)
 
     def _update(self, epoch: int, group: list[tuple[int, list[int]]]) -> None:
         started = time.perf_counter()
         examples = sum(len(indices) for _, indices in group)
         total = torch.zeros((), device=self.accelerator.device)
-        for position, indices in processes.part(self.accelerator, group):
+        for (position, indices), counts in processes.turns(self.accelerator, group):
             batch = self.batches.make(epoch, position, indices, self.step.alphas_cumprod)
-            batch = replace(batch, weights=batch.weights / examples).to(self.accelerator.device)
+            batch = replace(batch, weights=batch.weights / examples * counts).to(self.accelerator.device)
             total += self.step.backward(batch, f"{self.config.loop.seed}/{epoch}/{position}/dropout")
         rates = self._step_optimizer()
         self._settle()
-        self._pending = (
-            self.position.step + 1,
-            {"epoch": epoch + 1, **rates},
-            environment.Figure(processes.total(self.accelerator, total)),
-        )
+        both = processes.total(self.accelerator, torch.stack([total, total.new_full((), float(self._asked))]))
+        self._pending = (self.position.step + 1, {"epoch": epoch + 1, **rates}, environment.Figures(both))
         self.recorder.step(time.perf_counter() - started, epoch=epoch, step=self.position.step + 1)
 
     def _step_optimizer(self) -> dict[str, float]:
@@ -279,17 +292,18 @@ class Trainer:
             return
         with self._averaged():
             measured = self.validation.measure(self.accelerator, list(self.model.modules().values()), self.step.loss)
-        step, values, loss = self._pending
-        self._pending = (step, {**values, **measured}, loss)
+        step, values, figures = self._pending
+        self._pending = (step, {**values, **measured}, figures)
 
     def _settle(self) -> None:
         """Read the loss of the update before, so that the device never waits for the record."""
         if self._pending is None:
             return
-        (step, values, loss), self._pending = self._pending, None
-        value = loss.item()
-        self.recorder.metrics(step, {"loss": value, **values})
-        if not math.isfinite(value):
+        (step, values, figures), self._pending = self._pending, None
+        loss, asked = figures.values()
+        self._agreed = asked > 0
+        self.recorder.metrics(step, {"loss": loss, **values})
+        if not math.isfinite(loss):
             raise UserError(self._diagnosis(step))
 
     def _diagnosis(self, step: int) -> str:
@@ -308,19 +322,20 @@ class Trainer:
 
     def _obey(self) -> bool:
         """Look at the control files. True when the run is to stop now; its state is saved then."""
-        stop = bool(self.signals) or (self.accelerator.is_main_process and self.run.take_request("stop"))
-        if self.accelerator.num_processes > 1:
-            # All processes stop at the same update, whichever of them was told.
-            flag = torch.tensor(float(stop), device=self.accelerator.device)
-            stop = processes.total(self.accelerator, flag).item() > 0
         main = self.accelerator.is_main_process
+        self._asked = self._asked or self._is_asked_to_stop()
+        # Of several processes all stop at the same update, whichever was asked: it goes round with the next loss.
+        stop = self._asked if self.accelerator.num_processes == 1 else self._agreed
         save, look = (main and self.run.take_request(command) for command in ("save", "sample"))
         if stop or save or look:
             self._settle()
             self._save_state()
         if look and not stop:
             self._sample()
-        return bool(stop)
+        return stop
+
+    def _is_asked_to_stop(self) -> bool:
+        return bool(self.signals) or (self.accelerator.is_main_process and self.run.take_request("stop"))
 
     def _sample(self) -> None:
         """A few pictures of what has been learned by now. What keeps them from being made is said; training goes on."""
@@ -336,6 +351,7 @@ class Trainer:
         self.recorder.state("training")
 
     def _save_state(self) -> None:
+        self.recorder.flush()
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
             optimizer, average = self.optimizer.state_dict(), self.average.state()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -78,7 +79,7 @@ class Recorder:
             return
         self.run.append_metrics({"step": step, **values})
         for name, value in values.items():
-            self._writer().add_scalar(name, value, step)
+            self._writer(step).add_scalar(name, value, step)
         rate = next((value for name, value in values.items() if name.startswith("lr/")), None)
         self.progress = replace(self.progress, learning_rate=values.get("lr/unet", rate))
         loss = values["loss"]
@@ -87,15 +88,22 @@ class Recorder:
             smooth = loss if before is None else SMOOTHING * before + (1 - SMOOTHING) * loss
             self.progress = replace(self.progress, loss=smooth)
 
+    def flush(self) -> None:
+        """Before a state is saved: what lies before it is not recorded again."""
+        if self._tensorboard is not None:
+            self._tensorboard.flush()
+
     def close(self) -> None:
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            with suppress(OSError):  # on a full disk, which what was to be saved has said
+                self._tensorboard.close()
 
-    def _writer(self):
+    def _writer(self, step: int):
         if self._tensorboard is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"))
+            # What an earlier start had drawn from this step on is made again: TensorBoard leaves it out.
+            self._tensorboard = SummaryWriter(str(self.run.path / "tensorboard"), purge_step=step)
         return self._tensorboard
 
     def _write(self, message: str) -> None:

@@ -3,10 +3,10 @@
     runs/2026-11-21_1432-moss-cat/
       config.toml         complete, every default written out; never edited
       dataset.json        each picture: content hash, caption, size, bucket, crop, repeats
-      environment.json    versions, device, base model with its hashes
+      environment.json    versions, device, base model with its hashes, batches per update over all processes
       status.json         written whole, then renamed into place; at most once a second
       lock                held for the trainer's life: liveness is the lock, never a pid
-      metrics.jsonl       one line per step, append-only; TensorBoard's files beside it in tensorboard/
+      metrics.jsonl       one line per step, appended; TensorBoard's files beside it in tensorboard/
       control/            stop | save | sample: empty files that the trainer obeys at the next step boundary
       epochs/             moss-cat-000001.safetensors …, each a finished LoRA
       state/              what an exact resume needs
@@ -123,6 +123,13 @@ class Run:
         path = self.path / "config.toml"
         return validate(read_toml(path), str(path))
 
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with last, as environment.json has it; {} before it was."""
+        try:
+            return json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
     # ── status ──────────────────────────────────────────────────────────────────────────────────────────
 
     def write_status(self, state: State, message: str = "", progress: Progress | None = None) -> None:
@@ -169,6 +176,12 @@ class Run:
             yield
         finally:
             lock.release()
+
+    def sweep(self) -> None:
+        """Take away what a trainer that was killed had not finished writing. For whoever holds the lock."""
+        for folder in (self.path, *(self.path / name for name in ("epochs", "state", "samples"))):
+            for path in folder.glob(".*.part"):
+                path.unlink(missing_ok=True)
 
     def is_locked(self) -> bool:
         if not (self.path / "lock").exists():
@@ -219,8 +232,16 @@ class Run:
         with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
+    def forget_metrics(self, after: int) -> None:
+        """Take out the steps after step `after`, which a run that goes on from there makes again, and the line that a
+        kill or a full disk cut in two."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [json.dumps(entry) + "\n" for entry in self.metrics() if entry["step"] <= after]
+            write_text(path, "".join(kept))
+
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry per step in order. A resumed run repeats the steps since its last state: the newest counts."""
+        """One entry per step in order."""
         by_step: dict[int, dict[str, Any]] = {}
         try:
             lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()

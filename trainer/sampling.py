@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from trainer import environment, kohya, presets
+from trainer import environment, kohya, presets, processes
 from trainer.cells import BASE_EPOCH, Cell, read_prompts
 from trainer.config import TrainConfig
 from trainer.errors import UserError
@@ -42,10 +42,11 @@ def sample(lora: Path, config: TrainConfig, training: BaseModel, step: int, stop
     They have a base of their own, and the LoRA comes from the file, as after the training. Looks before each batch
     whether it is to stop. Raises UserError with the reason where they cannot be rendered.
     """
-    # What bitsandbytes has packed stays where it is: it is small, and not every version of it can be moved.
-    packed = config.model.quantize in ("nf4", "int8")
+    # What bitsandbytes has packed stays where it is, since not every version of it can be moved, and so does a share
+    # of a base: both are small.
+    stays = config.model.quantize in ("nf4", "int8") or processes.sharers() > 1
     device = training.unet.device
-    with _aside([] if packed else list(training.modules().values()), device):
+    with _aside([] if stays else list(training.modules().values()), device):
         try:
             return _render(lora, config, training.sha256(), step, str(device), stopping)
         except (UserError, torch.OutOfMemoryError) as error:

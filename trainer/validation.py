@@ -49,9 +49,9 @@ class Validation:
         """Mean `loss` of each kind by its name in metrics.jsonl."""
         sums = {kind: torch.zeros(2, dtype=torch.float64) for kind in NAMES}
         with torch.no_grad(), _undisturbed(modules):
-            for kind, index, step in processes.part(accelerator, self._work):
+            for (kind, index, step), counts in processes.turns(accelerator, self._work):
                 value = loss(self._batches.fixed([index], step).to(accelerator.device)).sum().cpu().double()
-                sums[kind] += torch.stack([value, torch.ones_like(value)])
+                sums[kind] += torch.stack([value, torch.ones_like(value)]) * counts
         both = torch.stack([sums[kind] for kind in NAMES]).to(accelerator.device, torch.float32)
         both = processes.total(accelerator, both).tolist()
         return {name: total / count for name, (total, count) in zip(NAMES.values(), both)}

@@ -6,8 +6,8 @@ import pytest
 import torch
 import trainees
 
-from trainer import checks, presets
-from trainer.batches import Batch, Batches
+from trainer import batches, checks, presets
+from trainer.batches import Batch, Batches, Store
 from trainer.dataset import buckets
 from trainer.errors import UserError
 from trainer.examples import Example
@@ -110,3 +110,21 @@ def test_pure_noise_is_not_for_a_base_that_predicts_it(tmp_path, folders, monkey
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="v-prediction base"):
         losses_of(tmp_path, folders["sd15"], loss__zero_terminal_snr=True)
+
+
+def test_what_is_encoded_is_kept_in_portions(tmp_path, monkeypatch):
+    """Memory does not grow with the set, and what ends the work costs what was not yet made."""
+    monkeypatch.setattr(batches, "PORTION", 3 * 16)
+    written = [(f"key {number}", {"mean": torch.full((2, 2), float(number))}) for number in range(8)]
+
+    def rows():
+        for done, row in enumerate(written, 1):
+            yield row
+            assert len(list(tmp_path.glob("shard-*"))) == done // 3
+        raise UserError("the ninth is broken")
+
+    with pytest.raises(UserError, match="ninth"):
+        Store(tmp_path).add(rows())
+    store = Store(tmp_path)
+    assert all(torch.equal(store.get(key)["mean"], tensors["mean"]) for key, tensors in written)
+    assert len(list(tmp_path.glob("shard-*"))) == 3

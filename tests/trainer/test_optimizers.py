@@ -1,6 +1,7 @@
 """Every optimizer learns, resumes to the same bits, and takes its own arguments and no others."""
 
 import io
+import itertools
 import signal
 
 import pytest
@@ -9,6 +10,7 @@ import trainees
 from safetensors.torch import load_file
 
 from trainer import checks, optimizers, presets
+from trainer.adapters import KINDS
 from trainer.errors import UserError
 
 # Enough for each to get somewhere within thirty steps of a small problem.
@@ -187,26 +189,30 @@ def test_a_schedule_on_top_of_an_average_is_warned_of():
 
 # ── whole runs ──────────────────────────────────────────────────────────────────────────────────────────
 
-WHOLE = {
-    "Prodigy": {"optimizer__learning_rate": 1, "optimizer__text_encoder_learning_rate": 1},
-    "AdamW8bit": {"optimizer__args": "min_8bit_size=16"},
-    "AdamWScheduleFree": {"optimizer__schedule": "constant"},
-}
-
-
 def bytes_of(run) -> dict[int, dict[str, bytes]]:
     files = {epoch.number: load_file(epoch.path) for epoch in run.epochs()}
     return {number: {key: value.numpy().tobytes() for key, value in file.items()} for number, file in files.items()}
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_killed_run_ends_with_the_same_bytes(name, tmp_path, folders, monkeypatch):
+@pytest.mark.filterwarnings("ignore:Paged optimizers")
+@pytest.mark.parametrize(("name", "kind"), zip(optimizers.OPTIMIZERS, itertools.cycle(KINDS)))
+def test_a_killed_run_ends_with_the_same_bytes(name, kind, tmp_path, folders, monkeypatch):
+    """Each with a kind of adapter, and with an average, accumulation, dropout and random captions."""
     monkeypatch.chdir(tmp_path)
-    options = {"optimizer__name": name, **WHOLE[name]}
+    member = optimizers.OPTIMIZERS[name]
+    rate = 1 if hasattr(member, "finds_its_rate") else 1e-3
+    options = {
+        "optimizer__name": name, "optimizer__args": ARGS.get(name, ""),
+        "optimizer__learning_rate": rate, "optimizer__text_encoder_learning_rate": rate,
+        "optimizer__schedule": "constant" if hasattr(member, "averages") else "cosine",
+        "adapter__kind": kind, "adapter__rank_dropout": 0.1, "data__tag_dropout": 0.2,
+        "loop__ema_decay": 0 if hasattr(member, "averages") else 0.9,
+        "loop__gradient_accumulation": 2, "loop__epochs": 3,
+    }  # fmt: skip
     whole = trainees.make_run(tmp_path, folders["sd15"], **options)
     assert trainees.train_in_process(whole) == 0
     broken = trainees.make_run(tmp_path, folders["sd15"], **options)
-    assert trainees.train_in_process(broken, kill=("open", "metrics.jsonl", 6)) == -signal.SIGKILL
+    assert trainees.train_in_process(broken, kill=("open", "metrics.jsonl", 4)) == -signal.SIGKILL
     assert trainees.train_in_process(broken) == 0
     assert bytes_of(broken) == bytes_of(whole)
     assert [entry["loss"] for entry in broken.metrics()] == [entry["loss"] for entry in whole.metrics()]

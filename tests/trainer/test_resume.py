@@ -1,5 +1,6 @@
 """A run that was killed at any moment and resumed ends with the same tensor bytes as one that was not."""
 
+import json
 import os
 import signal
 import time
@@ -7,7 +8,9 @@ import time
 import pytest
 import trainees
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from datasets import load_from_disk
 from trainer.run import Run
 
 
@@ -60,6 +63,7 @@ def test_killed_and_resumed_gives_the_same_bytes(moment, tmp_path, folders, unin
     assert trainees.train_in_process(run) == 0
     assert run.status.state == "finished"
     assert tensors_of(run) == tensors_of(uninterrupted(family))
+    assert not list(run.path.rglob("*.part"))
     wanted = {entry["step"]: entry["loss"] for entry in uninterrupted(family).metrics()}
     assert {entry["step"]: entry["loss"] for entry in run.metrics()} == wanted
 
@@ -71,6 +75,12 @@ def test_killed_again_and_again(tmp_path, folders, uninterrupted, monkeypatch):
         assert trainees.train_in_process(run, kill=moment) == -signal.SIGKILL
     assert trainees.train_in_process(run) == 0
     assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
+    # Neither record has a step twice, or has lost one.
+    steps = [entry["step"] for entry in uninterrupted("sd15").metrics()]
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == steps
+    shown = EventAccumulator(str(run.path / "tensorboard")).Reload().Scalars("loss")
+    assert [event.step for event in shown] == steps
 
 
 # Every kind of randomness and state that settings of the adapter bring with them.
@@ -124,6 +134,29 @@ def test_stop_saves_at_the_next_step_and_resume_goes_on(how, tmp_path, folders, 
         assert (run.path / "state" / "state.pt").exists()
         assert trainees.train_in_process(run) == 0
     assert run.status.state == "finished"
+    assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
+
+
+def test_stop_while_pictures_are_encoded_keeps_what_was_done(tmp_path, folders, uninterrupted, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = trainees.make_run(tmp_path, folders["sd15"])
+    assert trainees.train_in_process(run, kill=("open", "03.png", 2), by=signal.SIGINT) == 0
+    assert run.status.state == "stopped" and "before the first step" in run.status.message
+    (shard,) = tmp_path.glob("runs/.cache/latents-*/shard-*")
+    assert len(load_from_disk(str(shard))) == 4  # of five
+    assert trainees.train_in_process(run) == 0
+    assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
+
+
+def test_a_full_disk_is_said_and_costs_nothing_that_was_saved(tmp_path, folders, uninterrupted, monkeypatch):
+    """The state has three numbers for each weight of an epoch's file: it is what does not fit."""
+    monkeypatch.chdir(tmp_path)
+    run = trainees.make_run(tmp_path, folders["sd15"])
+    size = uninterrupted("sd15").epochs()[0].path.stat().st_size
+    assert trainees.train_in_process(run, largest_file=2 * size) == 1
+    assert run.status.state == "failed" and f"{run.path / 'state' / 'state.pt'} could not be" in run.status.message
+    assert [epoch.number for epoch in run.epochs()] == [1] and not list(run.path.rglob("*.part"))
+    assert trainees.train_in_process(run) == 0
     assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
 
 

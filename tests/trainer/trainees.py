@@ -61,35 +61,63 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["trainer.loop", "diffusers", "transformers", "peft"])
 
 
-def train_in_process(run: Run, kill: tuple[str, str, int] | None = None) -> int:
+def train_in_process(
+    run: Run, kill: tuple[str, str, int] | None = None, by: int = signal.SIGKILL, largest_file: int = 0
+) -> int:
     """Train or resume in another process; returns its exit code, -9 when it was killed.
 
-    `kill` = (audit event, part of a path, n): the process gets SIGKILL at the moment of its n-th such system
+    `kill` = (audit event, part of a path, n): the process gets the signal `by` at the moment of its n-th such system
     call, before the call is made. ("os.rename", "epochs", 1) dies inside the save of the first epoch, with the
-    temporary file complete and the epoch not there yet.
+    temporary file complete and the epoch not there yet. No file may grow beyond `largest_file` bytes.
     """
-    process = _context.Process(target=_train, args=(str(run.path.resolve()), kill, os.getcwd()))
+    process = _context.Process(target=_train, args=(str(run.path.resolve()), kill, os.getcwd(), by, largest_file))
     process.start()
     process.join(240)
     assert process.exitcode is not None, "the trainer hangs"
     return process.exitcode
 
 
-def _train(path: str, kill: tuple[str, str, int] | None, folder: str) -> None:
+def _train(
+    path: str, kill: tuple[str, str, int] | None, folder: str, by: int = signal.SIGKILL, largest_file: int = 0
+) -> None:
     import torch
 
     from trainer.loop import train
 
     os.chdir(folder)
     torch.set_num_threads(1)
-    if kill is not None:
-        _die_at(*kill)
+    if kill is not None and os.environ.get("RANK") in (None, os.environ.get("VICTIM", "0")):
+        _die_at(*kill, by)
+    if largest_file:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     train(Run(path))
 
 
-def train_in_processes(run: Run, count: int, meanwhile=lambda: None) -> list[int]:
-    """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them."""
-    return _in_processes(_train, (str(run.path.resolve()), None, os.getcwd()), count, meanwhile)
+def train_in_processes(run: Run, count: int, meanwhile=lambda: None, kill=None, **variables: str) -> list[int]:
+    """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them with
+    these `variables` from its config. `kill` as above, for the one that VICTIM names, or the first."""
+    return _in_processes(_train, (str(run.path.resolve()), kill, os.getcwd()), count, meanwhile, variables)
+
+
+def held_in_processes(run: Run, count: int, **variables: str) -> list[int]:
+    """Bytes of the base's UNet that each of `count` such processes holds when it is about to train."""
+    assert _in_processes(_hold, (str(run.path.resolve()), os.getcwd()), count, config=variables) == [0] * count
+    return [int(Path(f"held-{rank}.txt").read_text()) for rank in range(count)]
+
+
+def _hold(path: str, folder: str) -> None:
+    from trainer import processes
+    from trainer.loop import Trainer
+    from trainer.record import Recorder
+
+    os.chdir(folder)
+    run, accelerator = Run(path), processes.joined("fp32")
+    trainer = Trainer(run, run.config, accelerator, Recorder(run, accelerator.is_main_process), set())
+    frozen = [weight for weight in trainer.model.unet.parameters() if not weight.requires_grad]
+    local = [weight.to_local() if hasattr(weight, "to_local") else weight for weight in frozen]
+    Path(f"held-{os.environ['RANK']}.txt").write_text(str(sum(part.nbytes for part in local)))
 
 
 def command_in_processes(arguments: list[str], count: int) -> list[int]:
@@ -98,14 +126,16 @@ def command_in_processes(arguments: list[str], count: int) -> list[int]:
     return _in_processes(_command, (list(map(str, arguments)), os.getcwd()), count)
 
 
-def _in_processes(work, arguments: tuple, count: int, meanwhile=lambda: None) -> list[int]:
+def _in_processes(
+    work, arguments: tuple, count: int, meanwhile=lambda: None, config: dict[str, str] | None = None
+) -> list[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = []
     for rank in range(count):
         variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
-        variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", **(config or {})}
         variables = {key: str(value) for key, value in variables.items()}
         processes.append(_context.Process(target=_one_of_several, args=(work, arguments, variables)))
     for process in processes:
@@ -142,7 +172,7 @@ def _command(arguments: list[str], folder: str) -> None:
     sys.exit(main())
 
 
-def _die_at(event: str, part: str, times: int) -> None:
+def _die_at(event: str, part: str, times: int, by: int) -> None:
     count = 0
 
     def watch(name: str, arguments: tuple) -> None:
@@ -150,6 +180,6 @@ def _die_at(event: str, part: str, times: int) -> None:
         if name == event and any(part in str(argument) for argument in arguments[:2]):
             count += 1
             if count == times:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), by)
 
     sys.addaudithook(watch)

@@ -158,8 +158,11 @@ def foretell(config: TrainConfig, examples) -> None:
 
 def work(run: Run) -> None:
     """Train or resume a run with a progress bar, then say where things are."""
+    from trainer import processes
     from trainer.loop import train as train_run
 
+    for note in processes.without_effect(run.config):
+        console.print(f"[yellow]Note[/] {plain(note)}")
     with training_bar() as listener:
         try:
             train_run(run, listener)
