@@ -30,6 +30,8 @@ SPOKEN = (
     "record.py",
     "loop.py",
     "dataset/findings.py",
+    "families/checkpoint_file.py",
+    "families/folder.py",
     "families/shapes.py",
 )
 # What can be taken back, as journals call it; of the parts only these are words of ours.
@@ -84,7 +86,9 @@ def patterns(tree: ast.AST, everything: bool, elsewhere: Iterable[str] = ()) -> 
         yield from texts(sentence)
     filled = filled_in(tree) | set(elsewhere)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and filled.intersection(getattr(one, "id", "") for one in node.targets):
+        if isinstance(node, ast.Assign) and (
+            everything or filled.intersection(getattr(one, "id", "") for one in node.targets)
+        ):
             yield from texts(node.value)
         elif everything and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             for statement in node.body:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trainer.errors import UserError
 from trainer.families.base import BaseModel, Conditioning, Family
 from trainer.families.sd2 import StableDiffusion2
 from trainer.families.sd15 import StableDiffusion15
@@ -53,8 +54,20 @@ def load(
     family = detect(source)
     kind = single_file if source.kind == "single_file" else folder
     model = kind.load(family, source, dtype or torch.float32, vae)
+    _require_tokenizers(model)
     for module in (model.unet, model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
     as_products(model.unet)
     keep_less(model.unet)
     return model.to(device)
+
+
+def _require_tokenizers(model: BaseModel) -> None:
+    """Raise UserError for a tokenizer of another model, whose numbers would mean other words."""
+    for tokenizer, encoder in zip(model.tokenizers, model.text_encoders, strict=True):
+        known, rows = tokenizer.vocab_size, encoder.config.vocab_size
+        if not 0.99 * rows <= known <= rows:  # some bases have learned a few words more than their tokenizer knows
+            raise UserError(
+                f"The tokenizer in {tokenizer.name_or_path} knows {known} words where {model.name} has {rows}: it "
+                "belongs to another model; put the right one in its place."
+            )

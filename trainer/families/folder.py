@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
-from trainer.families import schedule
+from trainer.families import layout, schedule
 from trainer.families.base import BaseModel, Family
-from trainer.families.checkpoint_file import Shards, empty, fill
-from trainer.families.sources import INSTEAD, Source
-from trainer.files import quietly
+from trainer.families.checkpoint_file import Checkpoint, Shards, empty, fill
+from trainer.families.sources import FILE_SUFFIXES, INSTEAD, Source
 
 if TYPE_CHECKING:
     import torch
@@ -26,17 +25,27 @@ def detect(path: Path) -> str:
     index = read_config(path / "model_index.json")
     if not (path / "unet" / "config.json").is_file():
         kind = index.get("_class_name", "")
-        what = f"a {kind} model" if kind else "not a diffusers model folder: it has no unet/config.json"
+        what = f"a {kind} model" if kind else f"not a diffusers model folder: {_instead_of_a_unet(path)}"
         raise UserError(f"{path} is {what}. Please {INSTEAD}.")
     config = read_config(path / "unet" / "config.json")
     other = _stranger(config)
     if other:
         raise UserError(f"{path} seems to be {other}; only SD 1.5, SD 2.x and SDXL can be trained. Please {INSTEAD}.")
     if config.get("addition_embed_type") == "text_time":
-        if not (path / "text_encoder").is_dir():
+        if (path / "text_encoder_2").is_dir() and not (path / "text_encoder").is_dir():
             raise UserError(f"{path} seems to be the SDXL refiner: train on an SDXL base model instead.")
         return "sdxl"
     return "sd2" if config.get("cross_attention_dim") == 1024 or _is_open_clip(path) else "sd15"
+
+
+def _instead_of_a_unet(path: Path) -> str:
+    """What a folder has in the place of unet/config.json."""
+    if (path / "config.json").is_file():
+        return f"it is one part of a model, and {path.resolve().parent} may be the whole"
+    files = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in FILE_SUFFIXES)
+    if any(path.glob("*.index.json")):
+        return "it holds one model in several pieces, which only the parts of a diffusers folder may be"
+    return f"a checkpoint in it is given by its file, as {path / files[0]}" if files else "it has no unet/config.json"
 
 
 def _is_open_clip(path: Path) -> bool:
@@ -52,9 +61,10 @@ def _stranger(unet: dict[str, Any]) -> str:
     if channels != 4:
         kinds = {9: "an inpainting model", 8: "an InstructPix2Pix model", 7: "an upscaler"}
         return kinds.get(channels, f"a model with {channels} input channels")
-    if unet.get("addition_embed_type") in (None, "text_time"):
-        return ""
-    return f"a model with {unet['addition_embed_type']} conditioning"
+    if unet.get("time_cond_proj_dim"):
+        return "a model with guidance built in, as LCM's are"
+    other = unet.get("encoder_hid_dim_type") or unet.get("addition_embed_type") or "text_time"
+    return "" if other == "text_time" else f"a model with {other} conditioning"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -69,6 +79,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
     """Load a diffusers folder. A folder without vae/ uses the one beside it, so that bases can share a VAE."""
+    from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     from trainer.families import vaes
@@ -83,9 +94,8 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
         family=family,
         name=source.name,
         path=str(source.path),
-        # The small parts are there twice while they are read, so the UNet comes last.
         vae=vaes.load(family, vae_path, dtype),
-        unet=load_unet(source.path / "unet", dtype),
+        unet=load_part(UNet2DConditionModel, source.path / "unet", dtype),
         text_encoders=encoders,
         tokenizers=[load_tokenizer(source.path / name) for name in names],
         alphas_cumprod=noise.alphas_cumprod,
@@ -102,50 +112,64 @@ def vae_folder(path: Path) -> Path:
     return own if own.is_dir() else shared
 
 
-def load_unet(path: Path, dtype: torch.dtype) -> nn.Module:
-    """The UNet, which is most of a model, without the copy of the whole that from_pretrained keeps while it reads.
+def load_part(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module:
+    """One module from its own folder, without the copy of the whole that from_pretrained keeps while it reads.
 
     Raises UserError when weights are missing or do not fit the config.
     """
-    from diffusers import UNet2DConditionModel
+    file = Shards(path, _files(path))
+    return fill(empty(lambda: build(cls, path)), lambda name: file.read(stored(name, file)), dtype, file)
 
-    file = Shards(path, _unet_files(path))
+
+def build(cls: type[nn.Module], path: Path) -> nn.Module:
+    """One module as its config.json has it, with random weights. Raises UserError when there is none that fits."""
+    from transformers import CLIPTextConfig
+
     try:
-        unet = empty(lambda: UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(path)))
-    except Exception as error:  # as below
-        raise _broken(path, error) from error
-    return fill(unet, file.read, dtype, file)
+        if hasattr(cls, "load_config"):  # diffusers
+            return cls.from_config(cls.load_config(path, local_files_only=True))
+        return cls(CLIPTextConfig.from_pretrained(path, local_files_only=True))
+    except Exception as error:  # diffusers and transformers raise a dozen kinds for a broken folder
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path} cannot be loaded ({reason}): download this part of the model again.") from error
 
 
-def _unet_files(path: Path) -> list[Path]:
-    """The files to read, whole or in shards: in full precision where both are there, and never those without EMA."""
-    for name in ("", "-*", ".fp16", ".fp16-*"):
-        if found := sorted(path.glob(f"diffusion_pytorch_model{name}.safetensors")):
+# How diffusers and transformers call the weights of a part, before safetensors and since, whole or in pieces. Full
+# precision goes first where both are there; a file without the average of its training (non_ema) is never taken.
+WEIGHTS = [
+    f"{name}{part}{ending}"
+    for ending in (".safetensors", ".bin")
+    for part in ("", "-*", ".fp16", ".fp16-*")
+    for name in ("diffusion_pytorch_model", "model", "pytorch_model")
+]
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise UserError(f"There is no {path}: download the model whole, with all of its folders.")
+    for name in WEIGHTS:
+        if found := sorted(path.glob(name)):
             return found
-    raise UserError(f"{path} holds no diffusion_pytorch_model.safetensors: download this part of the model again.")
+    raise UserError(f"{path} holds no {WEIGHTS[0]}: download this part of the model again.")
 
 
-def _broken(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return UserError(f"{path} cannot be loaded ({reason}): download this part of the model again.")
+def stored(name: str, file: Checkpoint) -> str:
+    """Under which of its names a file has one of our modules' tensors: they have changed over the years."""
+    bare = name.removeprefix("text_model.")
+    names = (name, bare, f"text_model.{bare}", layout.older_name(name))
+    return next((known for known in names if known in file.shapes), name)
 
 
-def load_part(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module:
-    """One module from its own folder. Raises UserError when weights are missing or do not fit the config."""
-    weights = [entry.name for entry in path.glob("*.safetensors")]
-    variant = "fp16" if weights and all(".fp16" in name for name in weights) else None
-    options = {"torch_dtype": dtype, "variant": variant, "use_safetensors": True, "local_files_only": True}
-    try:
-        with quietly():
-            return cls.from_pretrained(path, **options)
-    except Exception as error:  # diffusers, transformers and safetensors raise a dozen kinds for a broken folder
-        raise _broken(path, error) from error
+# CLIP's vocabulary, which all the families share.
+HUB_TOKENIZER = "openai/clip-vit-large-patch14"
 
 
 def load_tokenizer(path: Path) -> Any:
     """A CLIP tokenizer from its folder (vocab.json and merges.txt, or tokenizer.json)."""
     from transformers import CLIPTokenizer
 
+    if not path.is_dir():
+        raise UserError(f"There is no {path}: copy vocab.json and merges.txt of {HUB_TOKENIZER} into it.")
     try:
         return CLIPTokenizer.from_pretrained(path, local_files_only=True)
     except Exception as error:  # as above

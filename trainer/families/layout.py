@@ -112,6 +112,20 @@ def vae_name(path: str, levels: int) -> str:
     return f"{half}.{side}.{number}.{part}{rest}"
 
 
+_OLDER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def older_name(path: str) -> str:
+    """diffusers' path of a VAE parameter -> what it was called until 2023, as in stabilityai/sd-vae-ft-mse.
+
+    >>> older_name("decoder.mid_block.attentions.0.to_q.weight")
+    'decoder.mid_block.attentions.0.query.weight'
+    """
+    head, _, rest = path.partition(".attentions.0.")
+    part, _, kind = rest.rpartition(".")
+    return f"{head}.attentions.0.{_OLDER[part]}.{kind}" if part in _OLDER else path
+
+
 _OPEN_CLIP_ENDS = {
     "embeddings.token_embedding.weight": "token_embedding.weight",
     "embeddings.position_embedding.weight": "positional_embedding",

@@ -41,7 +41,8 @@ class _Outline(Checkpoint):
     """A checkpoint whose tensors have their shapes only."""
 
     def __init__(self, path: Path):
-        self.path, self.shapes = path, open_checkpoint(path).shapes
+        file = open_checkpoint(path)
+        self.path, self.shapes, self.metadata = path, file.shapes, file.metadata
 
     def read(self, key: str) -> Tensor:
         import torch
@@ -77,11 +78,7 @@ def _folder(family: Family, source: Source, dtype: torch.dtype, vae: str) -> Bas
 def _from_config(cls: type[nn.Module], path: Path, dtype: torch.dtype) -> nn.Module:
     """One module from its config.json alone."""
     import torch
-    from transformers import CLIPTextConfig
 
     with torch.device("meta"):
-        if hasattr(cls, "load_config"):  # diffusers
-            made = cls.from_config(cls.load_config(path, local_files_only=True))
-        else:
-            made = cls(CLIPTextConfig.from_pretrained(path, local_files_only=True))
+        made = folder.build(cls, path)
     return torch.nn.Module.to(made, dtype)  # diffusers' own `to` warns of what matters only where there are weights

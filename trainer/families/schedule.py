@@ -24,6 +24,10 @@ def from_config(config: dict[str, Any]) -> Noise:
     """
     import torch
 
+    if (scheduler := config.get("_class_name", "")).startswith(("EDM", "FlowMatch")):
+        raise UserError(
+            f"This base model was trained for {scheduler}, which SD 1.5, SD 2.x and SDXL are not: give one of those."
+        )
     steps = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.00085), config.get("beta_end", 0.012)
     kind = config.get("beta_schedule", "scaled_linear")

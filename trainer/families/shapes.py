@@ -16,22 +16,52 @@ from trainer.families.base import Family
 Shapes = dict[str, tuple[int, ...]]
 
 UNET = "model.diffusion_model."
+CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
 OPEN_CLIP = {"sd2": "cond_stage_model.model.", "sdxl": "conditioner.embedders.1.model."}
-TEXT = ("cond_stage_model.transformer.", *OPEN_CLIP.values())
+TEXTS = {name: [of[name] for of in (CLIP_L, OPEN_CLIP) if name in of] for name in ("sd15", "sd2", "sdxl")}
 HEAD_WIDTH = 64
 
 # Signs of files that are something else, in the order in which they are asked: what it is, and a pattern that
 # some key of it matches.
 SIGNS = (
-    ("a LoRA, not a base model", r"lora_(unet|te)|\.lora_(down|up|A|B)\.|hada_w1|lokr_w1"),
-    ("a Flux model", r"(^|\.)double_blocks\.\d"),
+    ("a ControlNet", r"^control_model\.|(^|\.)zero_convs\.|controlnet_|_controlnet$"),
+    ("a LoRA, not a base model", r"lora_(unet|te)|[._]lora[._](down|up|A|B)\.|hada_w1|lokr_w1|\.diff(_b)?$"),
+    ("an IP-Adapter", r"^(image_proj|ip_adapter)\."),
+    ("a T2I-Adapter", r"^adapter\.|^body\.\d+\.block1\."),
+    ("an AnimateDiff motion module", r"motion_modules\."),
+    ("a Chroma model", r"(^|\.)distilled_guidance_layer\."),
+    ("a HunyuanVideo model", r"(^|\.)txt_in\.individual_token_refiner\."),
+    ("a Qwen-Image model", r"(^|\.)txt_norm\.weight$"),
+    ("a Flux model", r"(^|\.)(double_blocks|single_transformer_blocks)\.\d"),
     ("a Stable Diffusion 3 model", r"(^|\.)joint_blocks\.\d"),
-    ("a ControlNet", r"^control_model\.|(^|\.)zero_convs\.|controlnet_"),
-    ("a textual inversion embedding", r"^(emb_params|string_to_param.*|clip_[lg])$"),
+    ("a Lumina or Z-Image model", r"(^|\.)cap_embedder\.\d"),
+    ("an AuraFlow model", r"(^|\.)double_layers\.\d"),
+    ("a PixArt model", r"(^|\.)t_block\.1\."),
+    ("a Hunyuan-DiT model", r"(^|\.)mlp_t5\.0\."),
+    ("a Stable Cascade model", r"(^|\.)clf\.1\."),
+    ("a Wan video model", r"(^|\.)head\.modulation$"),
+    ("an LTX video model", r"(^|\.)adaln_single\.emb\."),
+    ("a Stable Video Diffusion model", r"\.time_(stack|mixer)\."),
+    ("a textual inversion embedding", r"^(emb_params|string_to_param.*|clip_[lg]|<.*>)$"),
+    ("an upscaler", r"\.(RDB|rdb)\d\.|^conv_first\."),
     ("the SDXL refiner", r"^conditioner\.embedders\.0\.model\."),
     ("a Playground 2.5 model", r"^edm_mean$"),
+    ("a CosXL model", r"^edm_vpred\."),
+    ("an unCLIP model", r"^(noise_augmentor|embedder\.model\.visual)\."),
+    ("a model with guidance built in, as LCM's are", r"time_embed(ding)?\.cond_proj\."),
+    ("a model packed in 4 bits for rendering", r"\.(absmax|weight_scale_2)$"),
+    ("a text or picture encoder alone", r"^(text_model|vision_model|model\.layers|encoder\.block)\."),
     ("a UNet in diffusers' naming (give the folder above its unet folder)", r"^down_blocks\.\d"),
+    ("a UNet alone (give the whole checkpoint)", r"^input_blocks\.0\.0\."),
 )
+
+
+OTHER_CHANNELS = {
+    5: "a depth-guided model",
+    7: "an upscaling model",
+    8: "an InstructPix2Pix model",
+    9: "an inpainting model (a LoRA of the plain model that it was made from works on it)",
+}
 
 
 def stranger(shapes: Shapes) -> str:
@@ -44,9 +74,8 @@ def stranger(shapes: Shapes) -> str:
         return _without_unet(shapes)
     channels = shapes[f"{UNET}input_blocks.0.0.weight"][1]
     if channels != 4:
-        kinds = {9: "an inpainting model", 8: "an InstructPix2Pix model"}
-        return kinds.get(channels, f"a model with {channels} input channels")
-    if not any(key.startswith(TEXT) for key in shapes):
+        return OTHER_CHANNELS.get(channels, f"a model with {channels} input channels")
+    if not any(all(any(key.startswith(part) for key in shapes) for part in parts) for parts in TEXTS.values()):
         return "a UNet without its text encoder"
     return ""
 
@@ -183,11 +212,16 @@ def open_clip_config(shapes: Shapes, tokenizer: Any, *, whole: bool = True) -> A
         tokenizer,
         vocab_size=vocabulary,
         hidden_size=width,
-        projection_dim=shapes["text_projection"][1] if "text_projection" in shapes else width,
+        projection_dim=projected(shapes) or width,
         intermediate_size=shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
         num_hidden_layers=layers if whole else layers - 1,
         hidden_act="gelu",
     )
+
+
+def projected(shapes: Shapes) -> int:
+    """How wide OpenCLIP's pooled text is: its projection is written either way round. 0 where it has none."""
+    return shapes.get("text_projection", (0, 0))[1] or shapes.get("text_projection.weight", (0, 0))[0]
 
 
 def _text_config(tokenizer: Any, *, hidden_size: int, **sizes: Any) -> Any:

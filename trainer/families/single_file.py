@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 UNET = shapes.UNET
 VAE = "first_stage_model."
-CLIP_L = {"sd15": "cond_stage_model.transformer.", "sdxl": "conditioner.embedders.0.transformer."}
-OPEN_CLIP = shapes.OPEN_CLIP
+CLIP_L, OPEN_CLIP = shapes.CLIP_L, shapes.OPEN_CLIP
 
 
 def detect(path: Path) -> str:
@@ -47,7 +46,7 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str, opened: C
     ]
     noise = schedule.from_config(
         {
-            "prediction_type": "v_prediction" if "v_pred" in file.shapes or _is_v_trained(family, file) else "epsilon",
+            "prediction_type": "v_prediction" if _is_v_trained(family, file) else "epsilon",
             "rescale_betas_zero_snr": "ztsnr" in file.shapes,
         }
     )
@@ -76,7 +75,7 @@ def _unet(family: Family, file: Checkpoint, dtype: torch.dtype) -> nn.Module:
 
     found = _below(file, UNET)
     if family.name == "sdxl":
-        found[shapes.POOLED] = file.shapes[f"{OPEN_CLIP['sdxl']}text_projection"]
+        found[shapes.POOLED] = (0, shapes.projected(_below(file, OPEN_CLIP["sdxl"])))
     config = shapes.unet_config(found, family)
     unet = empty(lambda: UNet2DConditionModel(**config))
     blocks = layout.Blocks.of(unet)
@@ -106,8 +105,11 @@ def _build_vae(family: Family, file: Checkpoint, prefix: str, dtype: torch.dtype
     config = shapes.vae_config(found, family)
     vae = empty(lambda: AutoencoderKL(**config))
     levels = len(config["block_out_channels"])
-    name = (lambda path: path) if as_diffusers else (lambda path: layout.vae_name(path, levels))
-    return fill(vae, lambda path: file.read(prefix + name(path)), dtype, file)
+
+    def name(path: str) -> str:
+        return folder.stored(path, file) if as_diffusers else prefix + layout.vae_name(path, levels)
+
+    return fill(vae, lambda path: file.read(name(path)), dtype, file)
 
 
 def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:
@@ -122,8 +124,12 @@ def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype
 
 
 def _is_v_trained(family: Family, file: Checkpoint) -> bool:
-    """Of SD 2.x only the weights tell: those trained for v have a far larger spread in the last attention block's
-    first bias (ComfyUI's sign)."""
+    """Children of SDXL say so: by the key `v_pred`, or in the metadata that sd-scripts and ComfyUI write. Of SD 2.x
+    only the weights tell: those trained for v have a far larger spread in the last attention block's first bias
+    (ComfyUI's sign)."""
+    said = (file.metadata.get(f"modelspec.{name}") for name in ("prediction_type", "predict_key"))
+    if "v_pred" in file.shapes or "v" in said:
+        return True
     name = ".1.transformer_blocks.0.norm1.bias"
     found = [key for key in file.shapes if key.startswith(f"{UNET}output_blocks.") and key.endswith(name)]
     if family.name != "sd2" or not found:
@@ -141,6 +147,8 @@ def _open_clip(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dt
 
     def read(path: str) -> Tensor:
         name, third = layout.open_clip_name(path)
+        if name == "text_projection" and f"{prefix}{name}.weight" in file.shapes:
+            return file.read(f"{prefix}{name}.weight")
         tensor = file.read(prefix + name)
         if name == "text_projection":
             return tensor.T
@@ -163,7 +171,6 @@ def _below(file: Checkpoint, prefix: str) -> shapes.Shapes:
 
 # ── tokenizers ──────────────────────────────────────────────────────────────────────────────────────────
 
-HUB_TOKENIZER = "openai/clip-vit-large-patch14"
 VARIABLE = "LORA_STUDIO_TOKENIZER"
 
 
@@ -193,7 +200,7 @@ def tokenizer_folder(checkpoint: Path, part: str) -> Path:
         raise UserError(
             f"{checkpoint} needs CLIP's tokenizer, which is neither in {beside / 'tokenizer'}, nor in the folder named "
             f"by {VARIABLE} ({named or 'not set'}), nor in the Hugging Face cache, and the hub cannot be reached: "
-            f"copy vocab.json and merges.txt of {HUB_TOKENIZER} into {beside / 'tokenizer'}."
+            f"copy vocab.json and merges.txt of {folder.HUB_TOKENIZER} into {beside / 'tokenizer'}."
         )
     return downloaded
 
@@ -203,7 +210,7 @@ def _hub_tokenizer() -> Path | None:
 
     wanted = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
     try:
-        found = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=wanted))
+        found = Path(snapshot_download(folder.HUB_TOKENIZER, allow_patterns=wanted))
     except Exception:  # no network, nothing in the cache, a proxy's web page: all the same here
         return None
     return found if (found / "vocab.json").is_file() else None

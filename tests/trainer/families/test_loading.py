@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,8 @@ def test_a_folder_of_fp16_files_alone(folders, tmp_path):
         ({"in_channels": 9}, "an inpainting model"),
         ({"_class_name": "UNet3DConditionModel"}, "UNet3DConditionModel"),
         ({"addition_embed_type": "image"}, "image conditioning"),
+        ({"encoder_hid_dim_type": "text_proj"}, "text_proj conditioning"),
+        ({"time_cond_proj_dim": 256}, "guidance built in"),
     ],
 )
 def test_folders_of_other_models_are_named(folders, tmp_path, change, sentence):
@@ -121,6 +124,44 @@ def test_a_folder_that_is_no_model(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
     with pytest.raises(UserError, match="FluxPipeline"):
         families.load(str(tmp_path))
+
+
+def test_folders_that_lie_beside_the_right_one(folders, tmp_path):
+    save_file({"x": BIG}, tmp_path / "dream.safetensors")
+    for place, sentence in [
+        (folders["sd15"] / "unet", f"one part of a model, and {folders['sd15']} may be the whole"),
+        (tmp_path, "given by its file, as .*dream.safetensors"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            families.load(str(place))
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match="in several pieces"):
+        families.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2", "tokenizer"])
+def test_a_folder_without_one_of_its_parts(folders, tmp_path, part):
+    shutil.copytree(folders["sdxl"], tmp_path / "base")
+    shutil.rmtree(tmp_path / "base" / part)
+    with pytest.raises(UserError, match=f"no {tmp_path / 'base' / part}:|SDXL refiner"):
+        families.load(str(tmp_path / "base"))
+
+
+def test_a_folder_for_another_way_of_noising(folders, tmp_path):
+    shutil.copytree(folders["sdxl"], tmp_path / "base")
+    config = tmp_path / "base" / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "_class_name": "EDMEulerScheduler"}))
+    with pytest.raises(UserError, match="trained for EDMEulerScheduler"):
+        families.load(str(tmp_path / "base"))
+
+
+def test_a_folder_from_before_safetensors(model, tmp_path):
+    shutil.copytree(model.path, tmp_path / "base")
+    for weights in (tmp_path / "base").glob("*/*.safetensors"):
+        name = "pytorch_model.bin" if weights.name.startswith("model") else f"{weights.stem}.bin"
+        torch.save(load_file(weights), weights.with_name(name))
+        weights.unlink()
+    assert_same_model(families.load(str(tmp_path / "base")), model)
 
 
 def test_a_folder_with_a_cut_off_part(folders, tmp_path):
@@ -197,6 +238,12 @@ def test_a_merge_that_lost_a_level_of_names(folders, tmp_path):
     assert_same_model(families.load(str(tmp_path / "base.safetensors")), model)
 
 
+@pytest.mark.parametrize("name", ["modelspec.prediction_type", "modelspec.predict_key"])
+def test_v_prediction_is_said_in_the_metadata(single, name):
+    save_file(load_file(single), single, {name: "v"})
+    assert families.load(str(single)).prediction_type == "v_prediction"
+
+
 def test_v_prediction_is_marked_inside(model, single):
     save_file({**load_file(single), "v_pred": torch.empty(0), "ztsnr": torch.empty(0)}, single)
     found = families.load(str(single))
@@ -210,6 +257,76 @@ def test_a_checkpoint_of_plain_weights(model, single):
     assert_same_model(families.load(str(path)), model)
     torch.save(load_file(single), path, _use_new_zipfile_serialization=False)
     assert_same_model(families.load(str(path)), model)
+
+
+@pytest.mark.parametrize("factor", ["scale_weight", "weight_scale"])
+def test_weights_of_one_byte_with_a_factor_beside_them(model, single, factor):
+    """Matrices in fp8 that were divided by their largest number: without the factor the model would be another one."""
+    state = {}
+    for key, weight in load_file(single).items():
+        state[key] = weight
+        if key.startswith("model.diffusion_model.") and weight.ndim == 2:
+            scale = weight.abs().max() / 448
+            state[key] = (weight / scale).to(torch.float8_e4m3fn)
+            state[key.removesuffix("weight") + factor] = scale
+    save_file(state, single)
+    found = families.load(str(single), dtype=torch.bfloat16)
+    for (name, ours), theirs in zip(found.unet.state_dict().items(), model.unet.state_dict().values()):
+        assert torch.allclose(ours.float(), theirs, rtol=0.07, atol=0.002), name
+
+
+def test_a_projection_written_the_other_way_round(folders, tmp_path):
+    model, prefix = families.load(str(folders["sdxl"])), "conditioner.embedders.1.model.text_projection"
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(folders["sdxl"] / name, tmp_path / name)
+    state = tiny.original_state(model)
+    state[f"{prefix}.weight"] = state.pop(prefix).T.contiguous()
+    save_file(state, tmp_path / "base.safetensors")
+    assert_same_model(families.load(str(tmp_path / "base.safetensors")), model)
+    without = {key: w for key, w in state.items() if not key.startswith("conditioner.embedders.0.")}
+    save_file(without, tmp_path / "base.safetensors")
+    with pytest.raises(UserError, match="without its text encoder"):
+        families.load(str(tmp_path / "base.safetensors"))
+
+
+def test_what_training_left_in_a_checkpoint_is_not_in_the_way(model, single, tmp_path):
+    """The .ckpt files of 2022 hold their trainer's callbacks by class, and its counters as NumPy's numbers."""
+    code = (
+        "import sys, types, numpy, torch; from safetensors.torch import load_file\n"
+        "name = 'pytorch_lightning.callbacks.model_checkpoint'\n"
+        "for part in (name[:17], name[:27], name): sys.modules[part] = types.ModuleType(part)\n"
+        "made = sys.modules[name].ModelCheckpoint = type('ModelCheckpoint', (), {'__module__': name})\n"
+        "content = {'state_dict': load_file(sys.argv[1]), 'global_step': numpy.int64(7), 'loss': numpy.float64(0.1)}\n"
+        "torch.save({**content, 'callbacks': {made: {'best_model_score': None}}}, sys.argv[2])\n"
+    )
+    path = single.with_suffix(".ckpt")
+    subprocess.run([sys.executable, "-c", code, str(single), str(path)], check=True)
+    assert_same_model(families.load(str(path)), model)
+
+
+def test_a_tokenizer_of_another_model(single):
+    for part in ("tokenizer", "tokenizer_2"):
+        (single.parent / part / "vocab.json").unlink(missing_ok=True)
+        (single.parent / part / "tokenizer.json").unlink(missing_ok=True)
+    (single.parent / "tokenizer" / "vocab.json").write_text('{"a": 0, "<|startoftext|>": 1, "<|endoftext|>": 2}')
+    with pytest.raises(UserError, match="belongs to another model"):
+        families.load(str(single))
+
+
+def test_a_vae_in_the_names_of_2022(folders, tmp_path):
+    """stabilityai/sd-vae-ft-mse: an attention's matrices have been renamed since."""
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    shutil.copytree(folders["sd15"] / "vae", tmp_path / "vae")
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    state, older = load_file(file), {}
+    for key, weight in state.items():
+        new = next((name for name in names if f".attentions.0.{name}." in key), "")
+        older[key.replace(new, names[new]) if new else key] = weight
+    assert older.keys() != state.keys()
+    save_file(older, file)
+    for place in (tmp_path / "vae", file):
+        found = families.load(str(folders["sd15"]), vae=str(place)).vae.state_dict()
+        assert all(torch.equal(found[key], weight) for key, weight in state.items())
 
 
 def test_a_vae_from_elsewhere(model, single, tmp_path):
@@ -290,6 +407,17 @@ BIG = torch.zeros(200)  # files of a few bytes are refused for that alone
         (["first_stage_model.decoder.conv_in.weight"], "a VAE alone"),
         (["decoder.conv_in.weight"], "a VAE alone"),
         (["down_blocks.0.resnets.0.conv1.weight"], "diffusers' naming"),
+        (["input_blocks.0.0.weight"], "a UNet alone"),
+        (["lora_controlnet", "input_blocks.0.0.weight"], "a ControlNet"),
+        (["unet.mid.processor.to_q_lora.down.weight"], "a LoRA, not a base model"),
+        (["cap_embedder.1.weight", "layers.0.attention.qkv.weight"], "a Lumina or Z-Image model"),
+        (["distilled_guidance_layer.norms.0.scale", "double_blocks.0.img_attn.qkv.weight"], "a Chroma model"),
+        (["transformer_blocks.0.attn.to_q.weight", "single_transformer_blocks.0.attn.to_q.weight"], "a Flux model"),
+        (["body.0.rdb1.conv1.weight", "conv_first.weight"], "an upscaler"),
+        (["text_model.encoder.layers.0.mlp.fc1.weight"], "a text or picture encoder alone"),
+        (["model.diffusion_model.time_embed.0.weight.absmax"], "packed in 4 bits"),
+        (["edm_mean", "model.diffusion_model.input_blocks.0.0.weight"], "a Playground 2.5 model"),
+        (["noise_augmentor.time_embed.embed.0.weight"], "an unCLIP model"),
         (["layers.0.weight", "z"], r"something else \(its first tensor is called layers.0.weight\)"),
     ],
 )
@@ -321,13 +449,19 @@ def test_other_unets_in_the_original_layout(folders, tmp_path):
 
 
 def test_broken_files(single, tmp_path):
-    content = single.read_bytes()
+    content, archive = single.read_bytes(), tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("model.safetensors", content[:2000])
     for name, data, sentence in [
         ("cut.safetensors", content[:-100], "cut off"),
         ("garbage.safetensors", os.urandom(5000), "not a whole safetensors"),
         ("empty.safetensors", b"", "only 0 bytes"),
         ("page.safetensors", b"<!DOCTYPE html>" + b" " * 1000, "web page"),
         ("page.ckpt", b"<html>" + b" " * 1000, "web page"),
+        ("refused.safetensors", b'{"error": "Unauthorized"}', "server's message"),
+        ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "Git LFS pointer"),
+        ("packed.safetensors", b"GGUF" + os.urandom(1000), "a GGUF file"),
+        ("archive.ckpt", archive.read_bytes(), "an archive: unpack it"),
         ("cut.ckpt", b"PK\x03\x04" + b"\0" * 1000, "cannot be read"),
     ]:
         (tmp_path / name).write_bytes(data)
