@@ -14,6 +14,7 @@ takes of a ceiling measured in the same process: large matrix products in the sa
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import random
@@ -85,6 +86,8 @@ def base_model(family: str) -> Path:
     toybox = ROOT / "trainer" / "toybox" / "weights" / family
     for name in ("tokenizer", "scheduler", *(["tokenizer_2"] if xl else [])):
         shutil.copytree(toybox / name, folder / name, dirs_exist_ok=True)
+        if name.startswith("tokenizer"):
+            fill_up(folder / name / "vocab.json", large.vocab_size)
     if xl:
         giant = CLIPTextConfig(
             hidden_size=1280,
@@ -99,6 +102,13 @@ def base_model(family: str) -> Path:
     torch.set_default_device(None)
     shutil.copy(toybox / "model_index.json", folder)  # last: the folder is whole
     return folder
+
+
+def fill_up(file: Path, size: int) -> None:
+    """Give a vocabulary `size` words, as many as a text encoder of full size knows."""
+    words = json.loads(file.read_text(encoding="utf-8"))
+    words |= {f"<|{number}|>": number for number in range(len(words), size)}
+    file.write_text(json.dumps(words), encoding="utf-8")
 
 
 def draw(folder: Path, count: int, size: int) -> Path:
