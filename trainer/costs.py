@@ -95,7 +95,9 @@ class Dummy:
         if config.model.gradient_checkpointing:
             environment.use_checkpointing(self.model, self.texts_learn, config.adapter.drops)
         trains = lambda component, block: config.learning_rate(component, block) > 0  # noqa: E731
-        self.adapter = Adapter.attach(self.model, config.adapter, seed=0, trains=trains)
+        # Whole steps are counted: what a module's dice would say is not known, and no step is larger.
+        whole = config.adapter.model_copy(update={"module_dropout": 0.0})
+        self.adapter = Adapter.attach(self.model, whole, seed=0, trains=trains)
         self.parts = {name: _bytes(module) for name, module in self.model.modules().items()}
         self.parts["vae"] = _bytes(self.model.vae)
         self.unpacked = self.parts["unet"]
