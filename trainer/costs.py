@@ -143,14 +143,15 @@ class Dummy:
 
         with torch.no_grad():
             drawn = self._measure(denoise)
-            decoded = self._measure(lambda: model.family.decode(model, torch.randn(1, 4, height, width)))
+            # Without the family's look at the numbers, of which there are none here.
+            decoded = self._measure(lambda: model.vae.decode(torch.zeros(1, 4, height, width, dtype=model.vae.dtype)))
         return max(drawn, decoded, key=lambda cost: cost.peak)
 
     def caching(self, size: tuple[int, int]) -> Cost:
         """Encoding one picture of `size` px with the VAE."""
-        model = self.model
+        vae = self.model.vae
         with torch.no_grad():
-            return self._measure(lambda: model.family.encode_images(model, torch.zeros(1, 3, size[1], size[0])))
+            return self._measure(lambda: vae.encode(torch.zeros(1, 3, size[1], size[0], dtype=vae.dtype)))
 
     def _conditioning(self, batch: int, chunks: int, encodes: bool) -> Conditioning:
         model = self.model

@@ -125,6 +125,12 @@ def test_every_kind_can_be_counted_and_so_can_modules_that_sit_out(kind, folders
     assert peaks[0] == pytest.approx(peaks[1]) and peaks[0] > 0
 
 
+def test_a_base_in_half_precision_can_be_counted(folders):
+    """Its VAE is in fp16 too, and is asked again in float32 where it overflows: which nobody knows beforehand."""
+    half, whole = (estimate(settings_for(folders["sd15"], model__precision=kind), []) for kind in ("fp16", "fp32"))
+    assert half.training["UNet"] == whole.training["UNet"] / 2 and 0 < half.rendering < whole.rendering
+
+
 def test_another_card_is_counted_without_what_main_memory_holds(folders):
     """Its driver in the place of the program, nothing of the loading, and the same work but for oneDNN's copies."""
     settings = settings_for(folders["sd15"])
