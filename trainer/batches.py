@@ -228,8 +228,8 @@ class CaptionEncoder:
 
     def _fill(self, texts: list[str], folder: Path) -> None:
         store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
-        joined = ["kohya"] if self.max_tokens else []
-        keys = {text: content_key(text, self.clip_skip, self.chunks, *joined) for text in texts}
+        parted = "filled" if self.max_tokens else "at commas"
+        keys = {text: content_key(text, self.clip_skip, self.chunks, parted) for text in texts}
         missing = [(key, text) for text, key in keys.items() if key not in store]
         with torch.no_grad():
             store.add((key, _named(self._encode([text]))) for key, text in missing)
