@@ -81,7 +81,9 @@ def noise_levels(model: BaseModel, config: TrainConfig) -> Tensor:
     settings, name = config.loss, model.name
     if model.prediction_type == "v_prediction":
         if settings.v_prediction_like > 0:
-            raise UserError(f"loss.v_prediction_like: {name} predicts v itself, which is weighted so anyway: set it to 0.")
+            raise UserError(
+                f"loss.v_prediction_like: {name} predicts v itself, which is weighted so anyway: set it to 0."
+            )
         return zero_terminal_snr(model.alphas_cumprod) if settings.zero_terminal_snr else model.alphas_cumprod
     if settings.zero_terminal_snr:
         raise UserError(

@@ -80,7 +80,12 @@ def test_gradients_are_those_of_the_closed_form(kind):
     predicted.requires_grad_()
     c, d = 0.3, (predicted - wanted).detach().double()
     losses.error(LossConfig(kind=kind), predicted, wanted, torch.tensor([c])).sum().backward()
-    slopes = {"l2": 2 * d, "l1": d.sign(), "huber": 2 * c * d / (d**2 + c**2).sqrt(), "smooth_l1": 2 * d / (d**2 + c**2).sqrt()}
+    slopes = {
+        "l2": 2 * d,
+        "l1": d.sign(),
+        "huber": 2 * c * d / (d**2 + c**2).sqrt(),
+        "smooth_l1": 2 * d / (d**2 + c**2).sqrt(),
+    }
     assert torch.allclose(predicted.grad.double(), slopes[kind] / d.numel(), atol=1e-6)
 
 

@@ -20,7 +20,8 @@ from trainer.terminal import console, plain, table
 from trainer.texts import about
 
 SHORTEST_PASSWORD = 8
-MEMBERS = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES}  # settings whose values have help of their own
+# Settings whose values have help of their own.
+MEMBERS = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES}
 
 
 @app.command(name="presets")

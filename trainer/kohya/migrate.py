@@ -17,7 +17,6 @@ from trainer.kohya import arguments as known
 from trainer.kohya.sources import Differing, Source, Values
 from trainer.presets import flatten, nest, to_toml
 
-
 WHOLE = 1024  # dims from which on a LoKr's second factor is whole, so that more of them say the same
 
 

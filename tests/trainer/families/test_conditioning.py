@@ -75,6 +75,7 @@ def test_chunks_end_at_commas_as_a1111_parts_a_prompt(seed, model):
     rng = random.Random(seed)
     text = " ".join(rng.choices(["moss,", "red", "hat,", "a,", "long", "word", "averylongword,"], k=rng.randint(1, 90)))
     for tokenizer in model.tokenizers:
+
         def ids(words, tokenizer=tokenizer):
             return tokenizer(words, add_special_tokens=False, truncation=False, verbose=False).input_ids
 

@@ -334,7 +334,8 @@ def test_the_loss_is_masked_there_too():
         ("--use_lion_optimizer", {"optimizer.name": "Lion"}),
         ("--fp8_base_unet", {"model.quantize": "fp8"}),
         ("--text_encoder_lr 1e-5 2e-5", {"optimizer.text_encoder_2_learning_rate": 2e-5}),
-        ("--network_args up_lr_weight=1,1,0.5", {"optimizer.block_learning_rates": ",".join(["1"] * 15 + ["0.5"] + ["1"] * 9)}),
+        ("--network_args up_lr_weight=1,1,0.5",
+         {"optimizer.block_learning_rates": ",".join(["1"] * 15 + ["0.5"] + ["1"] * 9)}),
         ("--lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1",
          {"optimizer.schedule": "cosine", "optimizer.schedule_floor": 0.1}),
         ("--network_module lycoris.kohya --network_args algo=loha",
@@ -356,7 +357,9 @@ def test_what_people_write_for_sd_scripts_is_read(words, expected, tmp_path):
 
 
 def test_block_rates_that_are_no_numbers_are_told(tmp_path):
-    made = imported(tmp_path, "train.sh", "python train_network.py --network_dim 4 --network_args down_lr_weight=cosine+.25")
+    made = imported(
+        tmp_path, "train.sh", "python train_network.py --network_dim 4 --network_args down_lr_weight=cosine+.25"
+    )
     assert [line.name for line in made.unequal] == ["down_lr_weight"]
 
 
