@@ -16,6 +16,7 @@ from trainer.config import Setting, TrainConfig, settings
 from trainer.errors import UserError
 from trainer.optimizers import OPTIMIZERS
 from trainer.schedules import SCHEDULES
+from trainer.texts import about
 from trainer.webui.samplers import SAMPLERS
 
 # Settings whose values are the names in a registry.
@@ -24,6 +25,12 @@ REGISTRIES: dict[str, Callable[[], Iterable[str]]] = {
     "optimizer.schedule": lambda: SCHEDULES,
     "evaluation.prompts": lambda: presets.find("prompts"),
     "evaluation.sampler": lambda: SAMPLERS,
+}
+# Settings that are explained by what was chosen, here or in another one.
+MEMBERS = {
+    "optimizer.name": ("optimizer.name", OPTIMIZERS),
+    "optimizer.args": ("optimizer.name", OPTIMIZERS),
+    "optimizer.schedule": ("optimizer.schedule", SCHEDULES),
 }
 PARTS = {name: field.annotation.__doc__ for name, field in TrainConfig.model_fields.items() if name != "name"}
 TITLES = {
@@ -61,7 +68,7 @@ def widget(setting: Setting, preset: dict[str, Any], scope: str = "") -> None:
     changed = setting.path in draft
     arguments = {
         "label": label(setting, changed),
-        "help": explain(setting, usual, changed),
+        "help": "\n\n".join(filter(None, [explain(setting, usual, changed), _chosen(setting, preset)])),
         "key": f"set {state.generation()} {scope} {setting.path}",
     }
     given = _ask(setting, value, arguments)
@@ -88,6 +95,13 @@ def explain(setting: Setting, usual: Any, changed: bool) -> str:
     if changed:
         parts.append(_("● differs from the preset, which has {value}.").format(value=escape(shown(usual))))
     return "\n\n".join(parts)
+
+
+def _chosen(setting: Setting, preset: dict[str, Any]) -> str:
+    """What the chosen optimizer or schedule says of itself; nothing for other settings."""
+    path, members = MEMBERS.get(setting.path, ("", {}))
+    name = state.draft().get(path, preset.get(path, by_path()[path].default)) if path else ""
+    return f"{escape(name)}: {escape(_(about(members[name])))}" if name in members else ""
 
 
 def shown(value: Any) -> str:

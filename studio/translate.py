@@ -36,10 +36,11 @@ def declared() -> list[str]:
     from trainer.dataset.health import KINDS
     from trainer.grid import METRICS, row_label
     from trainer.run import COMMANDS
-    from trainer.texts import MARKS
+    from trainer.texts import MARKS, about
 
     texts = [text for one in settings() for text in (one.label, one.help, one.unit)]
     texts += [*forms.TITLES.values(), *filter(None, forms.PARTS.values())]
+    texts += [about(member) for _, members in forms.MEMBERS.values() for member in members.values()]
     texts += [text for metric in METRICS.values() for text in (metric.label, metric.meaning, metric.misleads)]
     texts += [*report.own_texts(), *report.ABOUT]
     texts += [*row_label(BASE_EPOCH), *forecast.PARTS, *facts.LABELS, *facts.ANSWERS]

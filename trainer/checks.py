@@ -209,6 +209,16 @@ def empty_timestep_range(config: TrainConfig, examples: list[Example]) -> Iterat
         yield Problem("loss.max_timestep", "error", f"there is no time step from {first} to below {last}.", 1000)
 
 
+def two_weightings(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    """Min-SNR is on unless it is turned off, and each of the others is meant in its place."""
+    loss = config.loss
+    others = {"debiased": loss.debiased, "p2_gamma": loss.p2_gamma, "noise_prediction_like": loss.noise_prediction_like}
+    for name, on in others.items():
+        if on and loss.min_snr_gamma:
+            reason = f"it is multiplied with loss.{name}, which weighs the noise levels too: use one of the two."
+            yield Problem("loss.min_snr_gamma", "warning", reason, 0)
+
+
 def bucket_bounds(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     if config.data.bucket_max < config.data.resolution:
         reason = f"buckets of at most {config.data.bucket_max} px cannot hold pictures of {config.data.resolution} px."
@@ -330,6 +340,7 @@ RULES: list[Rule] = [
     unknown_schedule,
     schedule_beside_averaging,
     empty_timestep_range,
+    two_weightings,
     bucket_bounds,
     batch_larger_than_bucket,
     missing_captions,

@@ -95,7 +95,9 @@ class Dummy:
         if config.model.gradient_checkpointing:
             environment.use_checkpointing(self.model, self.texts_learn, config.adapter.drops)
         trains = lambda component, block: config.learning_rate(component, block) > 0  # noqa: E731
-        self.adapter = Adapter.attach(self.model, config.adapter, seed=0, trains=trains)
+        # Whole steps are counted: what a module's dice would say is not known, and no step is larger.
+        whole = config.adapter.model_copy(update={"module_dropout": 0.0})
+        self.adapter = Adapter.attach(self.model, whole, seed=0, trains=trains)
         self.parts = {name: _bytes(module) for name, module in self.model.modules().items()}
         self.parts["vae"] = _bytes(self.model.vae)
         self.unpacked = self.parts["unet"]
@@ -141,14 +143,15 @@ class Dummy:
 
         with torch.no_grad():
             drawn = self._measure(denoise)
-            decoded = self._measure(lambda: model.family.decode(model, torch.randn(1, 4, height, width)))
+            # Without the family's look at the numbers, of which there are none here.
+            decoded = self._measure(lambda: model.vae.decode(torch.zeros(1, 4, height, width, dtype=model.vae.dtype)))
         return max(drawn, decoded, key=lambda cost: cost.peak)
 
     def caching(self, size: tuple[int, int]) -> Cost:
         """Encoding one picture of `size` px with the VAE."""
-        model = self.model
+        vae = self.model.vae
         with torch.no_grad():
-            return self._measure(lambda: model.family.encode_images(model, torch.zeros(1, 3, size[1], size[0])))
+            return self._measure(lambda: vae.encode(torch.zeros(1, 3, size[1], size[0], dtype=vae.dtype)))
 
     def _conditioning(self, batch: int, chunks: int, encodes: bool) -> Conditioning:
         model = self.model

@@ -47,8 +47,8 @@ class CaptionEncoder:
 
     def _fill(self, texts: list[str], folder: Path) -> None:
         self._store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
-        joined = ["kohya"] if self.max_tokens else []
-        self._keys = {text: content_key(text, self.clip_skip, self.chunks, *joined) for text in texts}
+        parted = "filled" if self.max_tokens else "at commas"
+        self._keys = {text: content_key(text, self.clip_skip, self.chunks, parted) for text in texts}
         missing = [(key, text) for text, key in self._keys.items() if key not in self._store]
         with torch.no_grad():
             self._store.add((key, _named(self._encode([text]))) for key, text in missing)

@@ -54,6 +54,12 @@ def v_like_weight(snr: Tensor, share: float) -> Tensor:
     return 1 + share * (capped + 1) / capped
 
 
+def noise_like_weight(snr: Tensor) -> Tensor:
+    """SNR/(SNR + 1), the other way round: the error of ε is that of v times this. SNR at most 1000. [B]"""
+    capped = snr.clamp(max=1000)
+    return capped / (capped + 1)
+
+
 def weight(settings: LossConfig, snr: Tensor, prediction_type: str) -> Tensor:
     """How much each picture's error counts at its noise level, all settings together. [B]"""
     found = min_snr_weight(snr, settings.min_snr_gamma, prediction_type)
@@ -63,6 +69,8 @@ def weight(settings: LossConfig, snr: Tensor, prediction_type: str) -> Tensor:
         found = found * p2_weight(snr, settings.p2_gamma, settings.p2_k)
     if settings.v_prediction_like > 0:
         found = found * v_like_weight(snr, settings.v_prediction_like)
+    if settings.noise_prediction_like:
+        found = found * noise_like_weight(snr)
     return found
 
 
@@ -108,4 +116,9 @@ def smooth_l1(predicted: Tensor, wanted: Tensor, c: Tensor) -> Tensor:
     return 2 * (((predicted - wanted).square() + c**2).sqrt() - c)
 
 
-KINDS = {"l2": l2, "huber": huber, "smooth_l1": smooth_l1}
+def l1(predicted: Tensor, wanted: Tensor, c: Tensor) -> Tensor:
+    """Absolute error."""
+    return (predicted - wanted).abs()
+
+
+KINDS = {"l2": l2, "l1": l1, "huber": huber, "smooth_l1": smooth_l1}

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -168,8 +170,9 @@ def build(name: str, groups: list[dict], args: str = ""):
     """
     make, values = check_args(name, args)
     try:
-        # Also as the default, so that an argument which sets the rate aside is refused and not obeyed in silence.
-        return make(groups, lr=groups[0]["lr"], **{**_fused(make, groups, values), **values})
+        with redirect_stdout(io.StringIO()):  # Prodigy prints what it was told
+            # Also as the default, so that an argument which sets the rate aside is refused and not obeyed in silence.
+            return make(groups, lr=groups[0]["lr"], **{**_fused(make, groups, values), **values})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"optimizer.args: {name} refuses {args!r}: {error}.") from None
 

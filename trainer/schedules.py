@@ -78,7 +78,7 @@ UNWARMED_TIMESCALE = 10_000  # steps of inverse_sqrt without a warm-up, as trans
 def factor(settings: OptimizerConfig, step: int, steps: int) -> float:
     """What the learning rate is multiplied with in update `step` (from 0) of `steps`.
 
-    The rate rises linearly in the warm-up, and the schedule proper runs over what is left.
+    The rate rises linearly in the warm-up, and the schedule proper runs over what is left, down to the lowest rate.
     """
     rising = _updates(settings.warmup, steps)
     if step < rising:
@@ -90,7 +90,8 @@ def factor(settings: OptimizerConfig, step: int, steps: int) -> float:
         decay=min(1.0, _updates(settings.schedule_decay, steps) / left),
         timescale=(rising or UNWARMED_TIMESCALE) / left,
     )
-    return SCHEDULES[settings.schedule]((step - rising) / left, shape)
+    floor = settings.schedule_floor
+    return floor + (1 - floor) * SCHEDULES[settings.schedule]((step - rising) / left, shape)
 
 
 def _updates(length: float, steps: int) -> int:

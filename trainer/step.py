@@ -76,16 +76,23 @@ class Step:
 
 
 def noise_levels(model: BaseModel, config: TrainConfig) -> Tensor:
-    """ᾱ of the base, float64; shifted to end in pure noise where that is asked for. Raises UserError when the base
-    cannot learn from pure noise."""
-    if not config.loss.zero_terminal_snr:
-        return model.alphas_cumprod
-    if model.prediction_type != "v_prediction":
+    """ᾱ of the base, float64; shifted to end in pure noise where that is asked for. Raises UserError for a setting of
+    the loss that is made for bases of the other kind of prediction."""
+    settings, name = config.loss, model.name
+    if model.prediction_type == "v_prediction":
+        if settings.v_prediction_like > 0:
+            raise UserError(
+                f"loss.v_prediction_like: {name} predicts v itself, which is weighted so anyway: set it to 0."
+            )
+        return zero_terminal_snr(model.alphas_cumprod) if settings.zero_terminal_snr else model.alphas_cumprod
+    if settings.zero_terminal_snr:
         raise UserError(
-            f"loss.zero_terminal_snr: {model.name} predicts the noise, and finding noise in pure noise "
+            f"loss.zero_terminal_snr: {name} predicts the noise, and finding noise in pure noise "
             "teaches nothing: turn it off, or take a v-prediction base."
         )
-    return zero_terminal_snr(model.alphas_cumprod)
+    if settings.noise_prediction_like:
+        raise UserError(f"loss.noise_prediction_like: {name} predicts the noise itself: turn it off.")
+    return model.alphas_cumprod
 
 
 def _seed(words: str) -> None:

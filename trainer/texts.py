@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 MARKS = {
@@ -37,6 +38,11 @@ def size(amount: float) -> str:
             return f"{amount:.3g} {unit}"
         amount /= 1000
     return f"{amount:.3g} GB"
+
+
+def about(member: Callable) -> str:
+    """The help of a registry's member: its docstring as one paragraph."""
+    return " ".join((member.__doc__ or "").split())
 
 
 def base_name(base: str) -> str:

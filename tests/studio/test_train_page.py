@@ -74,6 +74,9 @@ def advanced(page, part: str) -> None:
 def test_every_setting_has_a_widget_with_help(open_page, pictures):
     page = open_page("train")
     assert "network_dim" in field(page, "number_input", "adapter.rank").help
+    field(page, "selectbox", "optimizer.name").select("Prodigy").run()
+    for path, kind in {"optimizer.name": "selectbox", "optimizer.args": "text_input"}.items():
+        assert "Suggested: decouple=true" in field(page, kind, path).help.replace("\\", "")
     parts = {s.path.split(".")[0] for s in settings() if "." in s.path}
     keys = set()
     for part in sorted(parts):

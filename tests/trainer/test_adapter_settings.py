@@ -217,6 +217,21 @@ def test_another_dim_is_refused_or_fitted(model, tmp_path):
         start_from(other, tensors, file, resize=True)
 
 
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_a_lora_goes_on_from_a_file_of_another_kind_that_is_cut_to_it(kind, model, tmp_path):
+    file = tmp_path / "a.safetensors"
+    first = Adapter.attach(model, AdapterConfig(kind=kind, rank=2, alpha=2, text_encoder=False), seed=0)
+    tensors = learned(first)
+    expected, _ = outputs(model)
+    first.detach()
+    other = Adapter.attach(model, AdapterConfig(rank=64, alpha=32, text_encoder=False), seed=1)
+    with pytest.raises(UserError, match=rf"is a {kind}, the run trains a lora: .* adapter\.start_resize=true"):
+        start_from(other, tensors, file, resize=False)
+    start_from(other, tensors, file, resize=True)
+    assert torch.allclose(outputs(model)[0], expected, atol=1e-3)
+    other.detach()
+
+
 # ── in a run ────────────────────────────────────────────────────────────────────────────────────────────
 
 

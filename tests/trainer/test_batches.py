@@ -106,6 +106,16 @@ def test_the_loop_obeys(setting, tmp_path, folders, monkeypatch):
     assert losses_of(tmp_path, folders["sd15"]) != losses_of(tmp_path, folders["sd15"], **{setting: value})
 
 
+@pytest.mark.parametrize(
+    ("family", "setting", "value"),
+    [("sd2", "loss__v_prediction_like", 0.1), ("sd15", "loss__noise_prediction_like", True)],
+)
+def test_a_weight_for_bases_of_the_other_kind_is_refused(family, setting, value, tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=setting.replace("__", ".")):
+        losses_of(tmp_path, folders[family], **{setting: value})
+
+
 def test_pure_noise_is_not_for_a_base_that_predicts_it(tmp_path, folders, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="v-prediction base"):

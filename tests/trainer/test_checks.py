@@ -57,6 +57,12 @@ CASES = [  # rule, settings and pictures with which it speaks, what it speaks of
         "optimizer.text_encoder_2_learning_rate",
         {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": True}, MANY,
     ),
+    (checks.two_weightings, {"loss__debiased": True}, MANY, "loss.min_snr_gamma", {"loss__min_snr_gamma": 0}, MANY),
+    (
+        checks.two_weightings,
+        {"loss__p2_gamma": 1}, MANY, "loss.min_snr_gamma",
+        {"loss__p2_gamma": 1, "loss__min_snr_gamma": 0}, MANY,
+    ),
     (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
     *[
         (checks.attention_that_is_not_there, {"model__attention": "xformers"}, MANY, "model.attention", {}, MANY)

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from trainer import __main__ as command_line
 from trainer import environment, families, kohya, presets
 from trainer import estimate as estimates
-from trainer.adapters import Adapter
+from trainer.adapters import KINDS, Adapter
 from trainer.checkpoint import load_state
 from trainer.costs import Dummy, Meter
 from trainer.estimate import cheapest_change, estimate, probe
@@ -111,6 +111,24 @@ def test_beside_a_loaded_unet_lies_a_piece_of_its_file_or_its_packed_layers(fold
     monkeypatch.setattr(estimates, "MAP", 1)
     assert beside() == 1
     assert beside(model__quantize="fp8") == Dummy(settings_for(folders["sd15"], model__quantize="fp8")).parts["unet"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_counted_and_so_can_modules_that_sit_out(kind, folders):
+    """Dice are numbers, and a run that is only counted has none."""
+    peaks = [
+        Dummy(settings_for(folders["sd15"], adapter__kind=kind, adapter__module_dropout=share))
+        .training(1, (64, 64), 1, encodes=True)
+        .peak
+        for share in (0.0, 0.5)
+    ]
+    assert peaks[0] == pytest.approx(peaks[1]) and peaks[0] > 0
+
+
+def test_a_base_in_half_precision_can_be_counted(folders):
+    """Its VAE is in fp16 too, and is asked again in float32 where it overflows: which nobody knows beforehand."""
+    half, whole = (estimate(settings_for(folders["sd15"], model__precision=kind), []) for kind in ("fp16", "fp32"))
+    assert half.training["UNet"] == whole.training["UNet"] / 2 and 0 < half.rendering < whole.rendering
 
 
 def test_another_card_is_counted_without_what_main_memory_holds(folders):

@@ -42,6 +42,7 @@ def error_by_hand(kind: str, c: float, a, b) -> float:
     """Mean over one picture, in Python's own numbers."""
     forms = {
         "l2": lambda d: d * d,
+        "l1": abs,
         "huber": lambda d: 2 * c * (math.sqrt(d * d + c * c) - c),
         "smooth_l1": lambda d: 2 * (math.sqrt(d * d + c * c) - c),
     }
@@ -58,7 +59,7 @@ def threshold_by_hand(schedule: str, c: float, step: int) -> float:
     }[schedule]
 
 
-@pytest.mark.parametrize("kind", ["l2", "huber", "smooth_l1"])
+@pytest.mark.parametrize("kind", losses.KINDS)
 @pytest.mark.parametrize("schedule", ["constant", "exponential", "snr"])
 @pytest.mark.parametrize("c", [0.1, 0.7])
 def test_each_loss_is_its_closed_form(kind, schedule, c):
@@ -73,13 +74,18 @@ def test_each_loss_is_its_closed_form(kind, schedule, c):
     )
 
 
-@pytest.mark.parametrize("kind", ["l2", "huber", "smooth_l1"])
+@pytest.mark.parametrize("kind", losses.KINDS)
 def test_gradients_are_those_of_the_closed_form(kind):
     predicted, wanted = torch.randn(2, 1, 4, 3, 3, generator=torch.Generator().manual_seed(2))
     predicted.requires_grad_()
     c, d = 0.3, (predicted - wanted).detach().double()
     losses.error(LossConfig(kind=kind), predicted, wanted, torch.tensor([c])).sum().backward()
-    slopes = {"l2": 2 * d, "huber": 2 * c * d / (d**2 + c**2).sqrt(), "smooth_l1": 2 * d / (d**2 + c**2).sqrt()}
+    slopes = {
+        "l2": 2 * d,
+        "l1": d.sign(),
+        "huber": 2 * c * d / (d**2 + c**2).sqrt(),
+        "smooth_l1": 2 * d / (d**2 + c**2).sqrt(),
+    }
     assert torch.allclose(predicted.grad.double(), slopes[kind] / d.numel(), atol=1e-6)
 
 
@@ -95,6 +101,8 @@ def weight_by_hand(settings: dict, snr: float, kind: str) -> float:
         found *= 1 / (min(snr, 1000) + 1) if v else 1 / math.sqrt(min(snr, 1000))
     if settings.get("p2_gamma"):
         found /= (settings.get("p2_k", 1.0) + snr) ** settings["p2_gamma"]
+    if settings.get("noise_prediction_like"):
+        found *= min(snr, 1000) / (min(snr, 1000) + 1)
     share = settings.get("v_prediction_like", 0)
     return found * (1 + share * (min(snr, 1000) + 1) / min(snr, 1000))
 
@@ -109,6 +117,7 @@ def weight_by_hand(settings: dict, snr: float, kind: str) -> float:
         {"min_snr_gamma": 0, "p2_gamma": 1},
         {"min_snr_gamma": 0, "p2_gamma": 0.5, "p2_k": 2},
         {"min_snr_gamma": 0, "v_prediction_like": 0.3},
+        {"min_snr_gamma": 0, "noise_prediction_like": True},
         {"min_snr_gamma": 5, "debiased": True, "p2_gamma": 1, "v_prediction_like": 0.1},
     ],
 )

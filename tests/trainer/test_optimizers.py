@@ -3,15 +3,19 @@
 import io
 import itertools
 import signal
+import sys
 
 import pytest
 import torch
 import trainees
 from safetensors.torch import load_file
 
+from trainer import __main__ as command_line
 from trainer import checks, optimizers, presets
 from trainer.adapters import KINDS
 from trainer.errors import UserError
+from trainer.schedules import SCHEDULES
+from trainer.texts import about
 
 # Enough for each to get somewhere within thirty steps of a small problem.
 RATES = {"Prodigy": 1.0, "DAdaptAdam": 1.0, "SGD": 1.0, "SGDNesterov": 0.3}
@@ -151,6 +155,20 @@ def test_arguments_reach_the_optimizer():
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
     other = optimizers.build("AdamW", [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], "weight_decay=0.5")
     assert other.param_groups[0]["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize(("name", "members"), [("optimizer.name", optimizers.OPTIMIZERS), ("lr_scheduler", SCHEDULES)])
+def test_the_settings_tell_what_each_choice_is(name, members, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lora-studio", "settings", name])
+    monkeypatch.setenv("COLUMNS", "1000")
+    command_line.main()
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(about(member) in told for member in members.values())
+
+
+def test_nothing_is_printed_between_the_lines_of_a_command(capsys):
+    optimizers.build("Prodigy", [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0}], "decouple=true")
+    assert capsys.readouterr().out == ""
 
 
 def test_class_paths_are_those_of_sd_scripts():

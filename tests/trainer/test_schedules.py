@@ -39,6 +39,14 @@ def test_each_is_its_closed_form(name):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
+def test_each_ends_at_the_lowest_rate_that_was_set(name):
+    """The same curve between the full rate and that share of it."""
+    settings, form = CLOSED_FORMS[name]
+    found = rates(name, schedule_floor=0.1, **settings)
+    assert found == pytest.approx([0.1 + 0.9 * form(step / 100) for step in range(100)])
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_each_begins_full_and_never_leaves_its_bounds(name):
     found = rates(name, steps=37)
     assert found[0] == 1

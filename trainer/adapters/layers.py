@@ -46,7 +46,7 @@ class _Kohya:
         return self.lora_magnitude_vector[NAME][0] if NAME in self.lora_magnitude_vector else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.disable_adapters or (self.training and 0 < self.module_dropout > float(torch.rand(()))):
+        if self.disable_adapters or _sits_out(self, self.module_dropout):
             return self.base_layer(x)
         turned, strength = x, self.strength
         if self.magnitude is not None:
@@ -160,8 +160,20 @@ def _scaled(left: Tensor, right: Tensor, scale: float) -> Tensor:
     return torch.addmm(left.new_empty(1), left, right, beta=0, alpha=scale)
 
 
+def _sits_out(layer: nn.Module, module_dropout: float) -> bool:
+    """Whether the layer leaves this step out. No dice without the setting: they could be neither recorded nor
+    compiled, and a run's needs not be counted in advance."""
+    return layer.training and 0 < module_dropout > float(torch.rand(()))
+
+
 class _AsInput:
     """PEFT's layers of the other kinds compute in the dtype of their weights; this, in that of what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        if self.disable_adapters or _sits_out(self, self.module_dropout[NAME]):
+            return result
+        return result + self._get_delta_activations(NAME, x)
 
     def _get_delta_activations(self, adapter_name: str, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         with torch.autocast(x.device.type, x.dtype, enabled=x.dtype != torch.float32):

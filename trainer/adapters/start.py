@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+CUT_TO_LORA = ("loha", "lokr")  # a DoRA's change is no sum: the base's own sizes are in it
+
+
 def start_from(adapter: Adapter, tensors: dict[str, Tensor], file: Path, *, resize: bool) -> str:
     """Give a fresh adapter the ΔW of a file, module by module; returns a sentence on what was taken.
 
     Which modules are trained stays as it is: what the file has beyond them is left out, what it lacks begins at
     nothing. Another alpha in the file is made up for in the matrices. A file of another rank is fitted with
-    `resize`, by the truncated singular value decomposition. Raises UserError when it is of another kind, or of
-    another rank without `resize`, or shares no module.
+    `resize`, by the truncated singular value decomposition, and so is a LoHa or LoKr to a LoRA. Raises UserError when
+    it is of another kind, or of another rank without `resize`, or shares no module.
     """
     mine = modules_in(adapter.tensors())
     theirs = {(site.component, site.path): site for site in sites_of(adapter.model, tensors)}
@@ -30,10 +33,12 @@ def start_from(adapter: Adapter, tensors: dict[str, Tensor], file: Path, *, resi
         source = theirs.get((site.component, site.path))
         if source is None:
             continue
-        if source.kind != site.kind:
+        if source.kind != site.kind and not (resize and site.kind == "lora" and source.kind in CUT_TO_LORA):
+            cut = site.kind == "lora" and source.kind in CUT_TO_LORA
+            other = "make a LoRA of it with adapter.start_resize=true" if cut else "start from another file"
             raise UserError(
                 f"adapter.start_from: {file} is a {source.kind}, the run trains a {adapter.kind}: set adapter.kind="
-                f"{source.kind}, or start from another file."
+                f"{source.kind}, or {other}."
             )
         mine[site.key] = _taken(site, mine[site.key], source, given[source.key], file, resize)
         taken += 1

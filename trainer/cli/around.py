@@ -14,9 +14,14 @@ from trainer import presets
 from trainer.cli.app import app
 from trainer.config import TrainConfig, settings
 from trainer.errors import UserError
+from trainer.optimizers import OPTIMIZERS
+from trainer.schedules import SCHEDULES
 from trainer.terminal import console, plain, table
+from trainer.texts import about
 
 SHORTEST_PASSWORD = 8
+# Settings whose values have help of their own.
+MEMBERS = {"optimizer.name": OPTIMIZERS, "optimizer.schedule": SCHEDULES}
 
 
 @app.command(name="presets")
@@ -52,6 +57,8 @@ def list_settings(name: Annotated[str, typer.Argument(help="A setting or the beg
         kohya = f"  kohya: {', '.join(entry.kohya)}" if entry.kohya else ""
         console.print(f"[bold]{entry.path}[/] = {plain(str(entry.default))}  [dim]{plain(limits)}{plain(kohya)}[/]")
         console.print("    " + plain(entry.help))
+        for value, member in MEMBERS.get(entry.path, {}).items():
+            console.print(f"    [bold]{value}[/]: {plain(about(member))}")
 
 
 @app.command()

@@ -140,15 +140,15 @@ class AdapterConfig(Part):
     start_from: str = setting(
         "",
         label="Start from",
-        help="A LoRA file to go on from instead of from nothing. It must be of the same kind; which modules are "
-        "trained is still decided here.",
+        help="A LoRA file to go on from instead of from nothing. It must be of the same kind, or be fitted; which "
+        "modules are trained is still decided here.",
         kohya="network_weights",
     )
     start_resize: bool = setting(
         False,
         label="Fit its dim",
         help="When the file to start from has another dim: cut it to this one (or widen it), keeping as much of what "
-        "it learned as the dim can hold. Only for lora and locon.",
+        "it learned as the dim can hold. Also makes a LoRA of a loha or lokr. Only for lora and locon.",
     )
     save_precision: Literal["fp16", "bf16", "fp32"] = setting(
         "fp16",

@@ -226,7 +226,7 @@ class DataConfig(Part):
         multiple_of=75,
         label="Longest caption",
         help="Tokens of a caption that are read: 75, 150 or 225, joined as kohya does, and the rest is cut off. 0 "
-        "reads all of every caption, joined as A1111 does.",
+        "reads all of every caption, parted at commas and joined as A1111 does.",
         kohya="max_token_length",
     )
     validation_split: float = setting(

@@ -18,11 +18,11 @@ class LossConfig(Part):
         help="Evens out easy and hard noise levels, so training is steadier and faster. 5 is the paper's value, 0 off.",
         kohya="min_snr_gamma",
     )
-    kind: Literal["l2", "huber", "smooth_l1"] = setting(
+    kind: Literal["l2", "l1", "huber", "smooth_l1"] = setting(
         "l2",
         label="Loss",
         help="l2 is the usual one. huber and smooth_l1 care less about single large errors, which helps with pictures "
-        "of mixed quality.",
+        "of mixed quality; l1 still less.",
         kohya="loss_type",
     )
     huber_c: float = setting(
@@ -50,8 +50,16 @@ class LossConfig(Part):
         ge=0,
         le=10,
         label="v-prediction-like loss",
-        help="Adds this much of the weight that a v-prediction model would give to each noise level. 0 is off.",
+        help="Adds this much of the weight that a v-prediction model would give to each noise level. Only for bases "
+        "that predict noise. 0 is off.",
         kohya="v_pred_like_loss",
+    )
+    noise_prediction_like: bool = setting(
+        False,
+        label="Noise-prediction-like loss",
+        help="Gives each noise level the weight that a noise-predicting model would give it. Only for v-prediction "
+        "bases, without min-SNR.",
+        kohya="scale_v_pred_loss_like_noise_pred",
     )
     p2_gamma: float = setting(
         0.0,

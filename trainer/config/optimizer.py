@@ -97,6 +97,15 @@ class OptimizerConfig(Part):
         "steps, from 1 on a number.",
         kohya="lr_decay_steps",
     )
+    schedule_floor: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        label="Lowest rate",
+        help="The share of the learning rate that a schedule ends at instead of zero: 0.1 lets the last epochs go on "
+        "learning.",
+        kohya="lr_scheduler_min_lr_ratio",
+    )
     warmup: float = setting(
         0.0,
         ge=0,

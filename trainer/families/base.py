@@ -165,12 +165,14 @@ class Family(ABC):
     ) -> list[Tensor]:
         """One int64 tensor [B, n, 77] per tokenizer; long texts become chunks of 75 tokens.
 
-        n is `chunks`, or as many as the longest text needs. A text that needs more than `chunks` loses its end
-        with `cut`; without, it raises ValueError: see `chunks_needed`.
+        n is `chunks`, or as many as the longest text needs. With `cut`, as sd-scripts reads: chunks are filled to the
+        last token, and a text that needs more loses its end. Without, as A1111 does: chunks end at commas, and a
+        text that needs more raises ValueError: see `chunks_needed`.
         """
         import torch
 
-        split = [[clip.chunk_tokens(tokenizer, text) for text in texts] for tokenizer in model.tokenizers]
+        backtrack = {"backtrack": 0} if cut else {}
+        split = [[clip.chunk_tokens(tokenizer, text, **backtrack) for text in texts] for tokenizer in model.tokenizers]
         if cut:
             split = [[rows[:chunks] for rows in part] for part in split]
         needed = max((len(rows) for part in split for rows in part), default=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
+from trainer.webui.chunking import COMMA_BACKTRACK
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -13,10 +14,27 @@ LENGTH = 77  # what CLIP was trained with
 WORDS = LENGTH - 2  # without start and end
 
 
-def chunk_tokens(tokenizer: Any, text: str) -> list[list[int]]:
-    """A text's token ids in rows of 77: start, up to 75 tokens, end, padding. At least one row."""
-    ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
-    return [wrap(tokenizer, ids[start : start + WORDS]) for start in range(0, max(len(ids), 1), WORDS)]
+def chunk_tokens(tokenizer: Any, text: str, backtrack: int = COMMA_BACKTRACK) -> list[list[int]]:
+    """A text's token ids in rows of 77: start, up to 75 tokens, end, padding. At least one row.
+
+    A full row ends behind its last comma, if that is at most `backtrack` tokens back, as A1111 parts a prompt: no tag
+    is torn apart. 0 fills every row, as sd-scripts does.
+    """
+    ids = _ids(tokenizer, text)
+    comma = _ids(tokenizer, ",") if len(ids) > WORDS else []
+    commas = [at for at, one in enumerate(ids) if [one] == comma]
+    rows, start = [], 0
+    while not rows or start < len(ids):
+        end = start + WORDS
+        if end < len(ids) and end not in commas:
+            end = max((at + 1 for at in commas if end - backtrack <= at < end), default=end)
+        rows.append(wrap(tokenizer, ids[start:end]))
+        start = end
+    return rows
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, truncation=False, verbose=False).input_ids
 
 
 def wrap(tokenizer: Any, ids: list[int]) -> list[int]:

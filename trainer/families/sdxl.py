@@ -49,7 +49,8 @@ class StableDiffusionXL(Family):
         if sizes is None or conditioning.pooled is None:
             raise ValueError("SDXL needs sizes [B, 6] and a pooled text embedding")
         known = conditioning.to(noisy.device, model.dtype)
-        added = {"text_embeds": known.pooled, "time_ids": sizes.to(noisy.device, model.dtype)}
+        # In whole pixels: bfloat16 knows only every eighth number from 1024 on, and the embedding tells them apart.
+        added = {"text_embeds": known.pooled, "time_ids": sizes.to(noisy.device).float()}
         output = model.unet(
             noisy.to(model.dtype), timesteps, encoder_hidden_states=known.hidden, added_cond_kwargs=added
         )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from trainer.config import AdapterConfig
 from trainer.optimizers import OPTIMIZERS
 
 Values = dict[str, Any]
@@ -44,9 +45,28 @@ def side(value: Any) -> Any:
     return found[0] if found[0] == found[1] else round((found[0] * found[1]) ** 0.5 / 8) * 8
 
 
-def first_rate(value: Any) -> Any:
-    """One rate for both text encoders, or a list of one for each, of which there is one here."""
-    return value[0] if isinstance(value, (list, tuple)) and value else value
+def rates(value: Any) -> list[Any]:
+    """One rate for both text encoders, or one for each: 1e-5, [1e-5, 2e-5], or that as a text."""
+    if isinstance(value, str):
+        return re.sub(r"[\[\](),]", " ", value).split() or [value]
+    return list(value) if isinstance(value, (list, tuple)) and value else [value]
+
+
+def numbers(value: Any) -> list[str]:
+    """A list of numbers, or a text of them parted by commas; a single 0 is one of them."""
+    return [] if value in (None, "") else [word for item in words(value) for word in item.split(",") if word]
+
+
+def lycoris_preset(adapter: AdapterConfig) -> str:
+    """The one that trains what is trained here. LyCORIS' usual one adds the convolutions, with the network's dim."""
+    if adapter.kind in ("lora", "locon") or adapter.conv_rank:
+        return ""
+    return "attn-mlp" if adapter.targets == "all" else "attn-only"
+
+
+def trained_layers(value: Any) -> Any:
+    """LyCORIS' presets, as far as they are ours; whether convolutions are trained follows from their dim."""
+    return {"full": "all", "full-lin": "all", "attn-mlp": "all", "attn-only": "attention"}.get(str(value), value)
 
 
 def optimizer(value: Any) -> Any:
@@ -58,6 +78,9 @@ def optimizer(value: Any) -> Any:
 
 MORE_FOLDERS = "image_dir of further folders"  # no argument: what several [[datasets.subsets]] say together
 
+# Schedules that are another one with a setting: any may begin with a warm-up here, and end above zero.
+SAME_SCHEDULE = {"constant_with_warmup": "constant", "cosine_with_min_lr": "cosine"}
+
 # kohya's name -> the setting and how the value reads here.
 READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "mixed_precision": ("model.precision", lambda value: {"no": "fp32"}.get(str(value), value)),
@@ -66,6 +89,7 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "bucket_no_upscale": ("data.upscale", lambda value: not flag(value)),
     "resolution": ("data.resolution", side),
     MORE_FOLDERS: ("data.more_folders", list),
+    "fp8_base_unet": ("model.quantize", lambda value: "fp8" if flag(value) else "none"),
     "fp8_base": ("model.quantize", lambda value: "fp8" if flag(value) else "none"),
     "sdpa": ("model.attention", lambda value: "sdpa" if flag(value) else "auto"),
     "xformers": (
@@ -74,9 +98,12 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     ),
     "optimizer_type": ("optimizer.name", optimizer),
     "optimizer_args": ("optimizer.args", lambda value: " ".join(words(value))),
-    "text_encoder_lr": ("optimizer.text_encoder_learning_rate", first_rate),
-    # Any schedule here may begin with a warm-up.
-    "lr_scheduler": ("optimizer.schedule", lambda value: {"constant_with_warmup": "constant"}.get(str(value), value)),
+    "use_8bit_adam": ("optimizer.name", lambda value: "AdamW8bit" if flag(value) else value),
+    "use_lion_optimizer": ("optimizer.name", lambda value: "Lion" if flag(value) else value),
+    "text_encoder_lr": ("optimizer.text_encoder_learning_rate", lambda value: rates(value)[0]),
+    "down_lr_weight": ("optimizer.block_learning_rates", str),
+    "preset": ("adapter.targets", trained_layers),
+    "lr_scheduler": ("optimizer.schedule", lambda value: SAME_SCHEDULE.get(str(value), value)),
     # The GUI counts in per cent of all steps.
     "lr_warmup": ("optimizer.warmup", lambda value: float(value) / 100),
 }
@@ -91,6 +118,7 @@ WRITE: dict[str, Callable[[Any], Values | None]] = {
     "model.attention": lambda value: {"xformers": True} if value == "xformers" else {"sdpa": True},
     "optimizer.args": lambda value: {"optimizer_args": re.findall(r"(?:\([^)]*\)|\[[^]]*\]|\S)+", value)},
     "model.quantize": lambda value: {"fp8": {"fp8_base": True}, "none": {}}.get(value),
+    "data.mask_folder": lambda value: {"conditioning_data_dir": value, "masked_loss": True} if value else {},
     "data.folder": lambda value: {"image_dir": value},
     "data.repeats": lambda value: {"num_repeats": value},
     "loop.batch_size": lambda value: {"batch_size": value},
@@ -168,16 +196,20 @@ _NEEDLESS = {
         num_cpu_threads_per_process num_processes num_machines multi_gpu gpu_ids main_process_port mixed_precision_type
         dynamo_backend dynamo_mode dynamo_use_fullgraph dynamo_use_dynamic extra_accelerate_launch_args ddp_timeout
         ddp_gradient_as_bucket_view ddp_static_graph max_data_loader_n_workers persistent_data_loader_workers lowram
-        highvram lowvram vae_batch_size torch_compile disable_mmap_load_safetensors deepspeed""",
+        highvram lowvram vae_batch_size disable_mmap_load_safetensors deepspeed""",
     "latents are always cached, and captions wherever they do not change": """
         cache_latents cache_latents_to_disk skip_cache_check cache_info cache_text_encoder_outputs
         cache_text_encoder_outputs_to_disk sdxl_cache_text_encoder_outputs""",
     "read off the base model itself": """
         sdxl v2 v_parameterization v_pred base_model_version flux1_checkbox sd3_checkbox sd3_cache_text_encoder_outputs
         tokenizer_cache_dir""",
-    "the VAE runs in float32 (for SD 1.5 in fp16: in fp16)": "no_half_vae sdxl_no_half_vae full_vae",
+    "the VAE runs in float32 (for SD 1.5 in fp16: in fp16)": "sdxl_no_half_vae full_vae",
     "attention saves memory anyway": "mem_eff_attn split_attn",
-    "no caption is cut here, however long": "max_token_length no_token_padding",
+    "captions are always padded": "no_token_padding",
+    "a mask folder or transparency as a mask says it": "masked_loss",
+    "the loss on held-back pictures is measured after each epoch, always on the same ones": """
+        validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps""",
+    "mapped together with down_lr_weight": "mid_lr_weight up_lr_weight",
     "words for people, which `lora-studio export` asks for": """
         training_comment metadata_title metadata_author metadata_description metadata_license metadata_tags""",
     "the GUI's own state": """
@@ -191,7 +223,6 @@ _NEEDLESS = {
         session_id training_started_at training_finished_at num_train_images num_reg_images num_batches_per_epoch steps
         total_batch_size epoch_saved sd_model_hash new_sd_model_hash vae_hash new_vae_hash vae_name bucket_info
         tag_frequency dataset_dirs reg_dataset_dirs datasets sd_scripts_commit_hash""",
-    "only regularisation pictures are weighted by it": "prior_loss_weight",
     "only the other kind of noise reads it": "noise_offset_type",
 }
 NEEDLESS = {name: reason for reason, names in _NEEDLESS.items() for name in names.split()}
@@ -208,6 +239,16 @@ NO_EQUAL = {
     "in_json": "captions stand in .txt files beside the pictures: write them there",
     "sd_model_name": "only a name, not a place: give the base with --base",
     "enable_bucket": "pictures keep their shape here; crop them square yourself to train them so",
-    "caption_extension": "captions are .txt files here: rename them",
+    "dim_from_weights": "set adapter.rank to the file's, or adapter.start_resize",
+    "base_weights": "merge it into the base model first; adapter.start_from goes on from a LoRA",
+    "full_fp16": "the LoRA's own weights are trained in float32",
+    "full_matrix": "from adapter.rank=1024 on the second factor of a lokr is whole",
+    "loraplus_unet_lr_ratio": "one ratio for all that is trained: optimizer.lora_plus_ratio",
+    "loraplus_text_encoder_lr_ratio": "one ratio for all that is trained: optimizer.lora_plus_ratio",
+    "conv_block_dims": "convolutions keep their proportion to adapter.block_ranks",
+    "conv_block_alphas": "convolutions keep their proportion to adapter.block_alphas",
+    "initial_epoch": "`lora-studio resume` goes on with a run",
+    "initial_step": "`lora-studio resume` goes on with a run",
+    "skip_until_initial_step": "`lora-studio resume` goes on with a run",
 }
 NOTHING_LIKE_IT = "there is nothing like it here"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import blocks
 from trainer.config import TrainConfig
+from trainer.kohya.arguments import lycoris_preset
 from trainer.kohya.file import Metadata
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _about_network(config: TrainConfig, facts: Facts) -> dict[str, Any]:
         "ss_network_dim": config.adapter.rank,
         "ss_network_alpha": config.adapter.alpha,
         "ss_network_dropout": config.adapter.dropout or None,
-        "ss_network_args": _network_args(config),
+        "ss_network_args": _network_args(config, facts),
         "ss_v2": facts.family.name == "sd2",
         "ss_base_model_version": facts.family.base_model_version + ("_v" if _is_v2_v(facts) else ""),
         "ss_clip_skip": config.model.clip_skip if facts.family.max_clip_skip > 1 else None,
@@ -137,20 +138,21 @@ def _is_v2_v(facts: Facts) -> bool:
     return facts.family.name == "sd2" and facts.prediction_type == "v_prediction"
 
 
-def _network_args(config: TrainConfig) -> dict[str, Any]:
+def _network_args(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     """kohya's --network_args: what is not at its default, by the names of sd-scripts and LyCORIS."""
     adapter = config.adapter
     conv_rank = adapter.conv_rank or (adapter.rank if adapter.kind == "locon" else 0)
     values = {
         "algo": {"dora": "locon" if conv_rank else "lora"}.get(adapter.kind, adapter.kind),
         "dora_wd": adapter.kind == "dora",
+        "preset": lycoris_preset(adapter),
         "conv_dim": conv_rank,
         "conv_alpha": adapter.conv_alpha or adapter.alpha / adapter.rank * conv_rank,
         "factor": adapter.lokr_factor if adapter.kind == "lokr" else 0,
         "rs_lora": adapter.rslora,
         "block_dims": adapter.block_ranks,
         "block_alphas": adapter.block_alphas,
-        **_block_rates(config),
+        **_block_rates(config, facts.family.name == "sdxl"),
         "rank_dropout": adapter.rank_dropout,
         "module_dropout": adapter.module_dropout,
         "loraplus_lr_ratio": config.optimizer.lora_plus_ratio if config.optimizer.lora_plus_ratio > 1 else 0,
@@ -162,14 +164,9 @@ def _network_args(config: TrainConfig) -> dict[str, Any]:
     return {key: str(value) for key, value in values.items() if value}
 
 
-def _block_rates(config: TrainConfig) -> dict[str, str]:
-    """sd-scripts' three lists; what is not named has 1."""
+def _block_rates(config: TrainConfig, xl: bool) -> dict[str, str]:
     factors = blocks.parse(config.optimizer.block_learning_rates, "optimizer.block_learning_rates")
-    if not factors:
-        return {}
-    listed = [f"{factors.get(name, 1):g}" for name in blocks.NAMES]
-    parts = {"down": listed[:12], "mid": listed[12:13], "up": listed[13:]}
-    return {f"{side}_lr_weight": ",".join(values) for side, values in parts.items()}
+    return blocks.sides(factors, xl) if factors else {}
 
 
 def _about_loss(config: TrainConfig) -> dict[str, Any]:

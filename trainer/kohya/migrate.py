@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trainer import blocks
 from trainer.config import Setting, TrainConfig, settings, validate
 from trainer.dataset import images
 from trainer.errors import UserError
@@ -15,6 +16,8 @@ from trainer.examples import named_by_folder, repeats_in, weighted_folders
 from trainer.kohya import arguments as known
 from trainer.kohya.sources import Differing, Source, Values
 from trainer.presets import flatten, nest, to_toml
+
+WHOLE = 1024  # dims from which on a LoKr's second factor is whole, so that more of them say the same
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,12 @@ def _expanded(values: Values) -> list[tuple[str, Any]]:
         name, _, value = pair.partition("=")
         found[name] = value
     found |= _kind(found)
-    rates = found.get("text_encoder_lr")
-    if isinstance(rates, (list, tuple)) and len(rates) > 1 and rates[1] != rates[0]:
-        found["text_encoder_lr2"] = rates[1]
+    sides = [known.numbers(found.get(f"{side}_lr_weight")) for side in ("down", "mid", "up")]
+    if any(sides):
+        found["down_lr_weight"] = blocks.joined(*sides)
+    rates = known.rates(found.get("text_encoder_lr"))
+    if len(rates) > 1 and rates[1] != rates[0]:
+        found["learning_rate_te2"] = rates[1]
     common = found.get("learning_rate")
     if not known.is_off(common):
         if known.is_off(found.get("unet_lr")):
@@ -74,11 +80,21 @@ def _expanded(values: Values) -> list[tuple[str, Any]]:
 
 def _kind(values: Values) -> Values:
     """LyCORIS' `algo`, where it follows from other arguments: its own LoRA covers the convolutions as well."""
+    kind, convolutions = values.get("algo"), not known.is_off(values.get("conv_dim"))
+    lycoris = values.get("network_module") == "lycoris.kohya" or values.get("LoRA_type") == "lycoris.kohya"
+    everything = lycoris and str(values.get("preset") or "full") == "full"
     if known.flag(values.get("dora_wd")):
-        return {"algo": "dora"}
-    if values.get("algo") == "lora" or ("algo" not in values and not known.is_off(values.get("conv_dim"))):
-        return {"algo": "locon"}
-    return {}
+        kind = "dora"
+    elif kind == "lora" and str(values.get("preset") or "full") == "full" or kind is None and convolutions:
+        kind = "locon"
+    found = {"algo": kind} if kind else {}
+    if everything and not convolutions and kind in ("dora", "loha", "lokr"):
+        sizes = {"conv_dim": "network_dim", "conv_alpha": "network_alpha"}
+        found |= {name: values.get(like) or known.DEFAULTS[like] for name, like in sizes.items()}
+    if kind == "lokr":
+        dims = {name: (values | found).get(name) for name in ("network_dim", "conv_dim")}
+        found |= {name: WHOLE for name, dim in dims.items() if re.fullmatch(r"\d{4,}", str(dim)) and int(dim) > WHOLE}
+    return found
 
 
 def _sort(made: Migration, name: str, argument: str, value: Any, all_values: Values) -> None:
@@ -134,6 +150,8 @@ def _map(made: Migration, name: str, shown: str, path: str, wanted: Any, value: 
             _require_optimizer(str(wanted))
         if path == "optimizer.schedule":
             _require_schedule(str(wanted))
+        if path in ("optimizer.block_learning_rates", "adapter.block_ranks", "adapter.block_alphas"):
+            blocks.parse(str(wanted), name)
     except UserError as error:
         if known.is_off(value):  # 0 is how the GUI writes "not set"
             made.ignored.append(Line(name, shown, "not set"))
@@ -173,6 +191,8 @@ def _without_effect(argument: str, value: Any) -> str:
         return "a plain LoRA, as here"
     if argument == "network_module" and value == "lycoris.kohya":
         return "algo says which of its kinds"
+    if argument == "dora_wd" and known.flag(value):
+        return "adapter.kind = dora says it"
     if argument == "caption_extension" and str(value) == ".txt":
         return "as here"
     if argument == "enable_bucket" and known.flag(value):
@@ -219,11 +239,18 @@ def as_kohya(config: TrainConfig, *, xl: bool) -> str:
     subsets = [subset | place for place in _places(config)] or [subset]
     regular = arguments.pop("reg_data_dir", "")
     subsets += [{"is_reg": True, "image_dir": place.as_posix()} for place in _inside(Path(regular)) if regular]
+    if rates := blocks.parse(config.optimizer.block_learning_rates, "optimizer.block_learning_rates"):
+        arguments |= blocks.sides(rates, xl)
+        del lost["optimizer.block_learning_rates"]
     network = {name: arguments.pop(name) for name in list(arguments) if name in known.NETWORK_ARGS}
+    if preset := known.lycoris_preset(config.adapter):
+        network["preset"] = preset
     if network.get("algo") == "dora":
-        network |= {"algo": "lora", "dora_wd": True}
-    if "text_encoder_lr2" in arguments:
-        arguments["text_encoder_lr"] = [arguments["text_encoder_lr"], arguments.pop("text_encoder_lr2")]
+        network |= {"algo": "lora", "dora_wd": True, "wd_on_output": False}
+    if preset == "attn-only" and config.adapter.targets == "attention":
+        del lost["adapter.targets"]
+    if "learning_rate_te2" in arguments:
+        arguments["text_encoder_lr"] = [arguments["text_encoder_lr"], arguments.pop("learning_rate_te2")]
     file = f"{_plain(config.name) or 'lora'}-dataset.toml"
     lines = ["# Captions: sd-scripts does not add the trigger word; it must stand in each of them."]
     lines += [f"# Nothing in sd-scripts is like {path} = {_short(value)}" for path, value in lost.items()]
@@ -264,6 +291,8 @@ def _arguments(config: TrainConfig) -> tuple[Values, Values]:
             lost |= {entry.path: value} if value != entry.default and entry.path != "data.trigger" else {}
         elif value not in ("", ()) and (value != _there(entry) or known.ALWAYS & set(entry.kohya)):
             arguments[entry.kohya[0]] = list(value) if isinstance(value, tuple) else value
+    if "lr_scheduler_min_lr_ratio" in arguments:
+        _lowest_rate(config, arguments, lost)
     if config.loop.max_steps:
         arguments.pop("max_train_epochs")  # which would outdo the steps there
     arguments.pop("class_tokens", None)
@@ -272,6 +301,15 @@ def _arguments(config: TrainConfig) -> tuple[Values, Values]:
     elif config.data.class_word:
         lost["data.class_word"] = config.data.class_word
     return arguments, lost
+
+
+def _lowest_rate(config: TrainConfig, arguments: Values, lost: Values) -> None:
+    """Only two of sd-scripts' schedules end above zero, and cosine is another one then."""
+    schedule = config.optimizer.schedule
+    if schedule == "cosine":
+        arguments["lr_scheduler"] = "cosine_with_min_lr"
+    elif schedule != "warmup_stable_decay":
+        lost["optimizer.schedule_floor"] = arguments.pop("lr_scheduler_min_lr_ratio")
 
 
 def _places(config: TrainConfig) -> list[Values]:

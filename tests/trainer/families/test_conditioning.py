@@ -1,12 +1,15 @@
 """What the UNet is told, compared with diffusers' own pipelines; and the families' small arithmetic."""
 
+import random
+
 import pytest
 import tiny
 import torch
 
 from trainer import families
 from trainer.errors import UserError
-from trainer.families import Conditioning
+from trainer.families import Conditioning, clip
+from trainer.webui import chunking
 
 LONG = "a cat, " * 40  # letters are tokens here: some 200 of them
 
@@ -67,6 +70,23 @@ def test_long_captions_become_chunks_and_lose_nothing(model):
     assert model.family.chunks_needed(model, [LONG, ""]) == 3
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_chunks_end_at_commas_as_a1111_parts_a_prompt(seed, model):
+    rng = random.Random(seed)
+    text = " ".join(rng.choices(["moss,", "red", "hat,", "a,", "long", "word", "averylongword,"], k=rng.randint(1, 90)))
+    for tokenizer in model.tokenizers:
+
+        def ids(words, tokenizer=tokenizer):
+            return tokenizer(words, add_special_tokens=False, truncation=False, verbose=False).input_ids
+
+        parted = chunking.chunks([(text, 1.0)], ids, bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id)
+        assert clip.chunk_tokens(tokenizer, text) == [
+            list(chunk.padded_with(tokenizer.pad_token_id)) for chunk in parted
+        ]
+        filled = clip.chunk_tokens(tokenizer, text, backtrack=0)
+        assert all(tokenizer.eos_token_id not in row[1:76] for row in filled[:-1])
+
+
 def test_each_chunk_is_encoded_by_itself(model):
     both = model.family.encode_captions(model, ["a cat", "a hat"], chunks=2)
     single = model.family.encode_captions(model, ["a cat"])
@@ -121,6 +141,18 @@ def test_zero_terminal_snr_leaves_the_first_step_alone():
     plain, zero = (schedule.from_config({"rescale_betas_zero_snr": on}).alphas_cumprod for on in (False, True))
     assert zero[0].item() == pytest.approx(plain[0].item(), abs=1e-12)
     assert 0 < zero[-1] < 1e-7 and (zero.diff() < 0).all()
+
+
+def test_a_size_in_half_precision_is_told_to_the_pixel(folders):
+    """1365 and 1366 are one number in bfloat16."""
+    model = families.load(str(folders["sdxl"]), dtype=torch.bfloat16)
+    noisy, timesteps, conditioning, sizes = tiny.inputs(model)
+    told = []
+    for height in (1365, 1366):
+        sizes = sizes.clone()
+        sizes[:, 0] = height
+        told.append(model.family.predict(model, noisy, timesteps, conditioning, sizes))
+    assert not torch.equal(*told)
 
 
 def test_prediction_keeps_the_dtype_of_the_latents(folders):

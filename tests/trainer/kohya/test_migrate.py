@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer import __main__ as command_line
-from trainer import kohya, presets
+from trainer import blocks, kohya, presets
 from trainer.config import settings
 from trainer.errors import UserError
 from trainer.examples import load_examples
@@ -268,6 +268,8 @@ CHANGED = {
     "optimizer.args": "weight_decay=0.1 betas=0.9,0.99",
     "optimizer.learning_rate": 1.0,
     "optimizer.warmup": 0.1,
+    "optimizer.text_encoder_2_learning_rate": 1.0,
+    "loss.kind": "l1",
     "loss.debiased": True,
     "loss.min_snr_gamma": 0.0,
     "loss.zero_terminal_snr": True,
@@ -287,6 +289,78 @@ def test_out_and_in_again_is_the_same(name, tmp_path):
     ours = presets.flatten(config.model_dump())
     assert {path: back[path] for path in there} == {path: ours[path] for path in there}
     assert not made.unequal
+
+
+@pytest.mark.parametrize("xl", [False, True])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"optimizer.text_encoder_learning_rate": 1e-5, "optimizer.text_encoder_2_learning_rate": 2e-5},
+        {"optimizer.block_learning_rates": "IN04=0.5,MID=0,OUT00-OUT05=2"},
+        {"data.mask_folder": "masks"},
+        {"adapter.kind": "lokr", "adapter.targets": "attention"},
+        {"adapter.kind": "loha"},
+        {"adapter.kind": "dora", "adapter.conv_rank": 4, "adapter.conv_alpha": 2.0},
+        {"optimizer.schedule": "cosine", "optimizer.schedule_floor": 0.1},
+        {"optimizer.schedule": "warmup_stable_decay", "optimizer.schedule_floor": 0.1},
+        {"loss.noise_prediction_like": True, "loss.min_snr_gamma": 0.0},
+    ],
+)
+def test_a_setting_in_words_of_its_own_goes_out_and_in_again(values, xl, tmp_path):
+    config = presets.layer({"data.folder": "x"} | values)
+    script = as_kohya(config, xl=xl)
+    assert "Nothing in sd-scripts is like" not in script
+    back = imported(tmp_path, "train.sh", script)
+    found = presets.flatten(presets.layer(back.values).model_dump())
+    rates = "optimizer.block_learning_rates"
+    for path, value in values.items():
+        if path == rates:
+            wanted, read = (blocks.parse(text, path) for text in (value, found[path]))
+            assert {name: rate for name, rate in read.items() if rate != 1} == wanted
+        else:
+            assert found[path] == value
+    assert found["adapter.conv_rank"] == config.adapter.conv_rank and not back.unequal
+
+
+def test_the_loss_is_masked_there_too():
+    assert "--masked_loss" in as_kohya(presets.layer({"data.folder": "x", "data.mask_folder": "masks"}), xl=False)
+    assert "--masked_loss" not in as_kohya(presets.layer({"data.folder": "x"}), xl=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--use_8bit_adam", {"optimizer.name": "AdamW8bit"}),
+        ("--use_lion_optimizer", {"optimizer.name": "Lion"}),
+        ("--fp8_base_unet", {"model.quantize": "fp8"}),
+        ("--text_encoder_lr 1e-5 2e-5", {"optimizer.text_encoder_2_learning_rate": 2e-5}),
+        ("--network_args up_lr_weight=1,1,0.5",
+         {"optimizer.block_learning_rates": ",".join(["1"] * 15 + ["0.5"] + ["1"] * 9)}),
+        ("--lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1",
+         {"optimizer.schedule": "cosine", "optimizer.schedule_floor": 0.1}),
+        ("--network_module lycoris.kohya --network_args algo=loha",
+         {"adapter.kind": "loha", "adapter.conv_rank": 16, "adapter.conv_alpha": 8.0}),
+        ("--network_module lycoris.kohya --network_args algo=loha preset=attn-mlp",
+         {"adapter.kind": "loha", "adapter.conv_rank": 0}),
+        ("--network_module lycoris.kohya --network_args algo=lora preset=attn-only",
+         {"adapter.kind": "lora", "adapter.targets": "attention"}),
+        ("--network_module lycoris.kohya --network_args algo=lokr --network_dim 100000",
+         {"adapter.kind": "lokr", "adapter.rank": 1024}),
+    ],
+)  # fmt: skip
+def test_what_people_write_for_sd_scripts_is_read(words, expected, tmp_path):
+    made = imported(tmp_path, "train.sh", f"python train_network.py --network_dim 16 --network_alpha 8 {words}")
+    assert {path: made.values[path] for path in expected if made.values.get(path)} == {
+        path: value for path, value in expected.items() if value
+    }
+    assert not made.unequal
+
+
+def test_block_rates_that_are_no_numbers_are_told(tmp_path):
+    made = imported(
+        tmp_path, "train.sh", "python train_network.py --network_dim 4 --network_args down_lr_weight=cosine+.25"
+    )
+    assert [line.name for line in made.unequal] == ["down_lr_weight"]
 
 
 def test_what_sd_scripts_cannot_say_is_said():
