@@ -118,7 +118,7 @@ def dedupe(
     keep = {duplicates.best(group).path for group in groups}
     gone = [picture.path for group in groups for picture in group if picture.path not in keep]
     if not dry_run:
-        aside.set_aside(folder, [f for path in gone for f in (path, *aside.companions(path))], "dedupe")
+        aside.set_aside(folder, aside.with_companions(gone), "dedupe")
     if as_json:
         named = [
             {"keep": _name(folder, duplicates.best(g).path), "all": _names(folder, [p.path for p in g])} for g in groups
