@@ -62,7 +62,7 @@ def companions(picture: Path) -> list[Path]:
 
 
 def with_companions(pictures: Iterable[Path]) -> list[Path]:
-    """Each picture, and behind it its companions. A folder is listed once, however many of its pictures are asked for."""
+    """Each picture, and behind it its companions. A folder is listed once for all of its pictures."""
 
     @cache
     def by_stem(folder: Path) -> Mapping[str, set[Path]]:

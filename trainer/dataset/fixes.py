@@ -15,7 +15,6 @@ from trainer.dataset.journal import Journal
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
 
-
 Where = Callable[[Path], Path]
 """A file that was set aside -> where it is now."""
 
