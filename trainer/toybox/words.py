@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import CLIPTokenizer
 
-from trainer.toybox.world import Scene, all_tags
+from trainer.toybox.scene import Scene, all_tags
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77  # as in CLIP, so that a long prompt really has to be cut into chunks
