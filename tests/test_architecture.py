@@ -17,7 +17,7 @@ COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environme
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "step", "basecheck", "hires", "denoising"}
-STORIES |= {"costs", "estimate", "lifetime", "places", "sidecars", "sampling"}
+STORIES |= {"costs", "estimate", "guidance", "lifetime", "places", "sidecars", "sampling"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

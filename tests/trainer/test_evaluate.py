@@ -383,6 +383,21 @@ def test_loras_and_embeddings_that_a_prompt_names(here):
         assert difference(picture("moss, old")[0], missing.render([replace(cell, prompt="moss, old")], [None])[0]) > 0
 
 
+def test_the_branches_of_an_and_are_equally_long_as_in_a1111(here):
+    """A1111 repeats the last vector of the shorter ones, which is not what a UNet sees of them alone."""
+    model = load_base(here.config, "cpu")
+    seen = []
+    model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    renderer, settings = Renderer(model, 4), settings_of(here)
+    cell = make_cell(here.config, settings, Prompt("x", "moss AND " + "disc " * 40), 5, "")
+    renderer.render([cell], [None])
+    short, long = next(rows for rows in seen if len(rows) == 2)
+    assert torch.equal(short[77:], short[76].expand(len(short) - 77, -1)) and not torch.equal(long[78], long[77])
+    assert {rows.shape[:2] for rows in seen} == {(2, len(long)), (1, 77)}  # the negative prompt stays as it is
+
+
 def test_the_vectors_of_an_embedding_take_the_place_of_its_name(model, tmp_path):
     """An embedding made of a word's own vectors says what the word says."""
     tables = [clip.transformer(encoder).embeddings.token_embedding for encoder in model.text_encoders]

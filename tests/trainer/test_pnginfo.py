@@ -23,7 +23,7 @@ Model hash: a074b8864e, Clip skip: 2, Version: v1.10.1"""
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "moss.png"
-    infotext.save_png(Image.new("RGB", (8, 8)), path, infotext.parse(TEXT))
+    Image.new("RGB", (8, 8)).save(path, pnginfo=infotext.pnginfo(infotext.parse(TEXT)))
     return path
 
 

@@ -71,10 +71,6 @@ def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     return {token: index for index, token in enumerate(tokens)}, tuple(merges)
 
 
-def vocabulary_size() -> int:
-    return len(vocabulary()[0])
-
-
 def save_tokenizer(folder: Path, pad: str = END) -> None:
     """Write a CLIPTokenizer's files. SDXL's second one pads with "!", every other with the end token."""
     tokens, merges = vocabulary()
