@@ -6,7 +6,7 @@ import re
 def natural_part(name: str) -> tuple:
     """Sort key for one part of a path: `2.png` before `10.png`, case set aside."""
     pieces = re.split(r"([0-9]+)", name)
-    return tuple((1, int(piece), "") if piece.isdigit() else (0, 0, piece.casefold()) for piece in pieces)
+    return tuple((1, int(piece), "") if piece.isdecimal() else (0, 0, piece.casefold()) for piece in pieces)
 
 
 def shown(path) -> str:
