@@ -103,8 +103,9 @@ def export(
     """
     recipe = _recipe(run, number, merge, strength, rank, dtype)
     path = _destination(to, name or run.config.name)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is already there: give another --name, or --overwrite to replace it.")
+    there = [file for file in (path, *sidecars.beside(path)) if file.exists()]
+    if there and not overwrite:
+        raise UserError(f"{there[0]} is already there: give another --name, or --overwrite to replace it.")
     evaluation, folder = latest_comparison(run)
     model = load_base(run.config, device or environment.default_device())
     shown = recipe.parts[0].epoch
@@ -112,8 +113,8 @@ def export(
         metadata, change = _write(part, path.stem, recipe, model)
         check = Check(run, part, path, evaluation, folder, model)
         preview, verification = _verify(check, shown) if change is None else _compare(check, recipe, change)
-    for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
-        write_bytes(sidecar, preview)
+    for ending in sidecars.PREVIEWS:
+        write_bytes(path.with_suffix(ending), preview)
     row = shown if len(recipe.parts) == 1 else None
     subject = sidecars.Subject(path, run, recipe.words(), row, recipe.factor, metadata, verification)
     sidecars.write(subject, evaluation, folder)

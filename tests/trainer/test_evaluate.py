@@ -427,6 +427,11 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     with pytest.raises(UserError, match="already there"):
         export(here, 1, name="My moss")
     assert kohya.tensor_hash(exported.path) == kohya.tensor_hash(here.epochs()[1].path)
+    notes = exported.path.with_name("noted.json")  # such as A1111 writes for a file of another ending
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="noted.json is already there"):
+        export(here, 1, name="noted")
+    assert notes.read_text() == "mine" and not notes.with_suffix(".safetensors").exists()
     # Another picture under the cell's name is not what the file draws.
     shown = next(cell for cell in Evaluation.load(folder).cells if cell.epoch == 2 and cell.column == "one")
     Image.new("RGB", (64, 64), "red").save(folder / shown.file)
