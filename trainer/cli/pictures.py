@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.dataset import DryRun, Folder, Format, Json, ReadOnly, Where, chosen, dataset, print_json
+from trainer.cli.app import Json, print_json
+from trainer.cli.dataset import DryRun, Folder, Format, ReadOnly, Where, chosen, dataset
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
