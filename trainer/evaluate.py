@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 
 from trainer import axes, denoising, environment, metrics, presets, processes, report, toybox
 from trainer.axes import Axis
-from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered, read_prompts
+from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.examples import Example, as_recorded, load_examples
 from trainer.places import Advance, Place, choose_epochs, layout, render_missing, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, load_base
 from trainer.run import Epoch, Run
 from trainer.texts import base_name

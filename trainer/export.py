@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from trainer import environment, kohya, presets, shelf, sidecars
 from trainer.adapters.frozen import weight_of
 from trainer.adapters.sites import places_of
-from trainer.cells import Cell, Evaluation, Rendered, read_prompts
+from trainer.cells import Cell, Evaluation, Rendered
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
 from trainer.files import new_file, write_bytes
 from trainer.metrics import open_picture
 from trainer.places import choose_epochs, make_cell, png, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
 
@@ -208,10 +209,8 @@ def _destination(to: Path, name: str) -> Path:
 
 def latest_comparison(run: Run) -> tuple[Evaluation | None, Path]:
     """The run's newest comparison, or None when there is none yet."""
-    found = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return None, run.path
-    return Evaluation.load(found[-1].parent), found[-1].parent
+    found = run.comparisons()
+    return (Evaluation.load(found[0]), found[0]) if found else (None, run.path)
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,11 @@ class Run:
     def evaluation_folder(self, name: str) -> Path:
         return self.path / "evaluations" / slug(name)
 
+    def comparisons(self) -> list[Path]:
+        """The folders of the comparisons that are there, newest first."""
+        found = (self.path / "evaluations").glob("*/evaluation.json")
+        return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
 
 def find_runs(root: Path | str = "runs") -> list[Run]:
     """All runs in a folder, newest first."""

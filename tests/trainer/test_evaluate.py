@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, metrics, presets
-from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
+from trainer.cells import Cell, Evaluation, Hires, Prompt
 from trainer.cli.comparing import parse_merge
 from trainer.conditioning import condition
 from trainer.errors import UserError
@@ -22,6 +22,7 @@ from trainer.export import export
 from trainer.families import clip
 from trainer.loop import train
 from trainer.places import make_cell, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.report import ABOUT
 from trainer.run import Run

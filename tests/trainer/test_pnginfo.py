@@ -9,8 +9,9 @@ from PIL import Image
 
 from trainer import __main__ as cli
 from trainer import hires, pnginfo
-from trainer.cells import Hires, read_prompts
+from trainer.cells import Hires
 from trainer.errors import UserError
+from trainer.prompt_sets import read_prompts
 from trainer.webui import infotext, samplers
 from trainer.webui.infotext import Infotext, parse
 
