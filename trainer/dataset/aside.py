@@ -280,7 +280,7 @@ def _held(folder: Path) -> Iterator[None]:
     try:
         record.parent.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"{shown(record.parent)} cannot be made ({error.strerror}), so no picture is moved.") from error
+        raise _unwritable(record, error) from error
     with held(record):
         yield
 
@@ -294,7 +294,11 @@ def _append(folder: Path, entry: dict) -> None:
     try:
         append(path, entry)
     except OSError as error:
-        raise UserError(f"{shown(path)} cannot be written ({error.strerror}), so no picture is moved.") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(record: Path, error: OSError) -> UserError:
+    return UserError(f"{shown(record)} cannot be written ({error.strerror}), so no picture is moved.")
 
 
 def _inside(name: str) -> str:
