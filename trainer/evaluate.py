@@ -80,13 +80,13 @@ def evaluate(
     sides = processes.on_main(lambda: _sides(run, settings, epochs, against, against_epochs, across))
     name = Path(settings.prompts).stem + (f"-against-{against.name}" if against else "") + axes.folder_suffix(across)
     folder = run.evaluation_folder(name)
-    seers = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
+    folders = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
     with _held(folder):
         places, losses, about = _render(sides, folder, processes.device(device, environment.default_device), progress)
         evaluation = index(sides, places, folder)
         evaluation.about |= about
         if processes.is_main():
-            models = {name: toybox.located(path) for name, path in seers.items() if path}
+            models = {name: toybox.located(path) for name, path in folders.items() if path}
             _conclude(evaluation, folder, sides[0], losses, models)
     return Result(folder, evaluation)
 

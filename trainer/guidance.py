@@ -70,9 +70,9 @@ class Guided:
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Predicted x0 for noisy latents x [B, 4, h, w] at σ [B]: uncond + scale · Σ weight · (cond − uncond)."""
         # Every row of the forward pass: which cell it belongs to, its weight, and what it is told.
-        rows = [(cell, *one) for cell, said in enumerate(self.prompts) for one in _equally_long(said, self.call)]
+        rows = [(cell, *one) for cell, prompt in enumerate(self.prompts) for one in _equally_long(prompt, self.call)]
         if self.scale != 1:
-            rows += [(cell, None, said.now(self.call)) for cell, said in enumerate(self.negatives)]
+            rows += [(cell, None, branch.now(self.call)) for cell, branch in enumerate(self.negatives)]
         self.call += 1
         denoised = self._denoise(x, sigma, rows)
         if self.scale == 1:
@@ -88,7 +88,7 @@ class Guided:
 
     def _denoise(self, x: Tensor, sigma: Tensor, rows: list) -> list[Tensor]:
         """x0 of each row [4, h, w]; rows whose prompts have the same number of chunks share a forward pass."""
-        made: dict[int, Tensor] = {}
+        denoised: dict[int, Tensor] = {}
         by_length: dict[int, list[int]] = {}
         for index, (_, _, conditioning) in enumerate(rows):
             by_length.setdefault(conditioning.hidden.shape[1], []).append(index)
@@ -96,20 +96,20 @@ class Guided:
             cells = [rows[index][0] for index in indices]
             conditioning = Conditioning.cat([rows[index][2] for index in indices])
             with self.stack.rows([self.carried.indices[cell] for cell in cells]):
-                said = self._predict(x[cells], sigma[cells], conditioning)
-            made |= dict(zip(indices, said))
-        return [made[index] for index in range(len(rows))]
+                predicted = self._predict(x[cells], sigma[cells], conditioning)
+            denoised |= dict(zip(indices, predicted))
+        return [denoised[index] for index in range(len(rows))]
 
     def _predict(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's answer as x0, by the prediction type's definition at noise level σ (x = x0 + σ·ε)."""
+        """The UNet's output as x0, by the prediction type's definition at noise level σ (x = x0 + σ·ε)."""
         model, wide = self.model, sigma.view(-1, 1, 1, 1)
         timesteps = samplers.times(self.model_sigmas, sigma, self.plan.sampler.quantize)
         scaled = (x / (wide**2 + 1).sqrt()).to(model.dtype)
         sizes = self.sizes.expand(len(x), -1)
-        said = model.family.predict(model, scaled, timesteps, conditioning.to(dtype=model.dtype), sizes).float()
+        output = model.family.predict(model, scaled, timesteps, conditioning.to(dtype=model.dtype), sizes).float()
         if model.prediction_type == "epsilon":
-            return x - wide * said
-        return x / (wide**2 + 1) - said * wide / (wide**2 + 1).sqrt()
+            return x - wide * output
+        return x / (wide**2 + 1) - output * wide / (wide**2 + 1).sqrt()
 
 
 def _equally_long(branches: Sequence[Branch], call: int) -> list[tuple[float, Conditioning]]:

@@ -23,7 +23,7 @@ from trainer.errors import UserError
 from trainer.families.base import BaseModel, Conditioning
 from trainer.guidance import Branch, Carried, Guided, Pass
 from trainer.run import Epoch
-from trainer.shelf import Shelf, absent, find_embeddings, read_embedding, spoken
+from trainer.shelf import Shelf, find_embeddings, missing_in, named_in, read_embedding
 from trainer.stack import Lora, Loras, Stack, stackable, trains_text
 from trainer.webui import infotext, noise, prompt, samplers
 
@@ -90,7 +90,8 @@ class Renderer:
                 yield alike[start : start + self.batch_size]
 
     def carry(self, sets: Sequence[Loras]) -> list[int]:
-        """Put these sets of LoRAs on the base, one for each cell; says which of the stack's sets each cell has."""
+        """Put these sets of LoRAs, one for each cell, on the base. Returns each cell's index into
+        the stack, which holds equal sets once."""
         alone = {tuple(one for one in loras if not stackable(one.path)) for loras in sets}
         if len(alone) > 1 or len(next(iter(alone))) > 1:
             files = sorted({one.path.name for loras in alone for one in loras})
@@ -193,11 +194,12 @@ class Renderer:
         return made
 
     def negative(self, cell: Cell, how: Pass, carried: tuple[int, Loras]) -> Branch:
+        """The negative prompt, of which A1111 reads one branch; an empty one is zeros where the family wants it so."""
         branch = self.branches(cell.negative, cell, how, carried)[0]
         if cell.negative.strip() or not self.model.family.zeros_empty_negative:
             return branch
-        said = branch.conditionings[0]
-        zeros = Conditioning(torch.zeros_like(said.hidden), torch.zeros_like(said.pooled))
+        usual = branch.conditionings[0]
+        zeros = Conditioning(torch.zeros_like(usual.hidden), torch.zeros_like(usual.pooled))
         return Branch(branch.weight, [zeros] * len(branch.conditionings), branch.at)
 
     def encode(
@@ -224,7 +226,7 @@ class Renderer:
         """
         if self._known is None:
             self._known = find_embeddings(self.shelf.embeddings)
-        names = spoken(text, self._known)
+        names = named_in(text, self._known)
         widths = [encoder.config.hidden_size for encoder in self.model.text_encoders]
         for name in names:
             if name not in self._embeddings:
@@ -235,8 +237,8 @@ class Renderer:
         """Embeddings that these texts name and that are words here: not there, or made for another base."""
         text = "\n".join(texts)
         read, known = self.embeddings(text), self._known
-        alien = [f"{name} (made for another base)" for name in spoken(text, known) if name not in read]
-        return alien + [f"{name} (not found)" for name in absent(text, known)]
+        alien = [f"{name} (made for another base)" for name in named_in(text, known) if name not in read]
+        return alien + [f"{name} (not found)" for name in missing_in(text, known)]
 
 
 def _parsed(text: str, how: Pass, emphasis: bool) -> prompt.Prompt:
