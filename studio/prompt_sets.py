@@ -11,9 +11,9 @@ from studio import places
 from studio.language import _, plural
 from studio.text import escape
 from trainer import presets
-from trainer.cells import read_prompts
 from trainer.errors import UserError
 from trainer.files import write_text
+from trainer.prompt_sets import read_prompts
 from trainer.run import slug
 
 OWN = places.PRESETS / "prompts"

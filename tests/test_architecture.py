@@ -11,13 +11,13 @@ import trainees
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo", "vote", "preference", "blocks", "axes"}
+CONTRACT |= {"pnginfo", "prompt_sets", "vote", "preference", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environment", "quantize", "augment", "graphs"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches encoding loop checkpoint record render evaluate export tag demo doctor terminal".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "step", "basecheck", "hires", "denoising"}
-STORIES |= {"costs", "estimate", "lifetime", "places", "sidecars", "sampling"}
+STORIES |= {"costs", "estimate", "guidance", "lifetime", "places", "sidecars", "sampling"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

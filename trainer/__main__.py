@@ -19,9 +19,11 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # bitsandbytes tells at import which of its kernels are not here; `doctor` says what matters.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # A console that cannot show a character (older Windows) must not end a training run.
+    # A console that cannot show a character (older Windows) must not end a training run; a file or pipe gets UTF-8
+    # everywhere, since a JSON whose letters are question marks is damaged.
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        encoding = None if stream.isatty() or "PYTHONIOENCODING" in os.environ else "utf-8"
+        stream.reconfigure(encoding=encoding, errors="replace")
     try:
         app(standalone_mode=False)
     except UserError as error:

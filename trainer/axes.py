@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
-from trainer.cells import HIRES_VALUES, VALUES, Hires, Prompt, require_sampler
+from trainer.cells import Hires, Prompt
 from trainer.errors import UserError, nearest
+from trainer.prompt_sets import HIRES_VALUES, VALUES, require_sampler
 
 ROWS = ("epoch", "strength")
 # Names that A1111's script and its users have for a field.

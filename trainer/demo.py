@@ -118,7 +118,7 @@ def fidelities(evaluation: Evaluation, folder: Path, character: str) -> dict[int
     from PIL import Image
 
     from trainer.toybox.measure import fidelity
-    from trainer.toybox.world import attributes_of
+    from trainer.toybox.scene import attributes_of
 
     asked = {prompt.name: attributes_of(prompt.prompt) for prompt in evaluation.prompts if not prompt.leak}
     found: dict[int, list[float]] = {}

@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 
 from trainer import axes, denoising, environment, metrics, presets, processes, report, toybox
 from trainer.axes import Axis
-from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered, read_prompts
+from trainer.cells import BASE_EPOCH, SECOND_BASE, Evaluation, Prompt, Rendered
 from trainer.config import EvaluationConfig, TrainConfig
 from trainer.drawing import save_grid
 from trainer.errors import UserError
 from trainer.examples import Example, as_recorded, load_examples
 from trainer.places import Advance, Place, choose_epochs, layout, render_missing, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, load_base
 from trainer.run import Epoch, Run
 from trainer.texts import base_name
@@ -79,13 +80,13 @@ def evaluate(
     sides = processes.on_main(lambda: _sides(run, settings, epochs, against, against_epochs, across))
     name = Path(settings.prompts).stem + (f"-against-{against.name}" if against else "") + axes.folder_suffix(across)
     folder = run.evaluation_folder(name)
-    seers = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
+    folders = {"clip": clip, "dino": dino, "aesthetic": aesthetic}
     with _held(folder):
         places, losses, about = _render(sides, folder, processes.device(device, environment.default_device), progress)
         evaluation = index(sides, places, folder)
         evaluation.about |= about
         if processes.is_main():
-            models = {name: toybox.located(path) for name, path in seers.items() if path}
+            models = {name: toybox.located(path) for name, path in folders.items() if path}
             _conclude(evaluation, folder, sides[0], losses, models)
     return Result(folder, evaluation)
 

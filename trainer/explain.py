@@ -113,8 +113,8 @@ def estimate() -> Tokenizer:
 
 def _embeddings(text: str, known: dict[str, Path]) -> list[Embedding]:
     """Embeddings in the text: files by their names, and `embedding:name` (ComfyUI's way), which may be missing."""
-    found = [Embedding(name, shelf.count_vectors(known[name])) for name in shelf.spoken(text, known)]
-    return found + [Embedding(name, None) for name in shelf.absent(text, known)]
+    found = [Embedding(name, shelf.count_vectors(known[name])) for name in shelf.named_in(text, known)]
+    return found + [Embedding(name, None) for name in shelf.missing_in(text, known)]
 
 
 # ── for the terminal ────────────────────────────────────────────────────────────────────────────────────

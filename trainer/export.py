@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from trainer import environment, kohya, presets, shelf, sidecars
 from trainer.adapters.frozen import weight_of
 from trainer.adapters.sites import places_of
-from trainer.cells import Cell, Evaluation, Rendered, read_prompts
+from trainer.cells import Cell, Evaluation, Rendered
 from trainer.config import EvaluationConfig
 from trainer.errors import UserError
 from trainer.files import new_file, write_bytes
 from trainer.metrics import open_picture
 from trainer.places import choose_epochs, make_cell, png, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, Run, slug
 
@@ -103,8 +104,9 @@ def export(
     """
     recipe = _recipe(run, number, merge, strength, rank, dtype)
     path = _destination(to, name or run.config.name)
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is already there: give another --name, or --overwrite to replace it.")
+    there = [file for file in (path, *sidecars.beside(path)) if file.exists()]
+    if there and not overwrite:
+        raise UserError(f"{there[0]} is already there: give another --name, or --overwrite to replace it.")
     evaluation, folder = latest_comparison(run)
     model = load_base(run.config, device or environment.default_device())
     shown = recipe.parts[0].epoch
@@ -112,8 +114,8 @@ def export(
         metadata, change = _write(part, path.stem, recipe, model)
         check = Check(run, part, path, evaluation, folder, model)
         preview, verification = _verify(check, shown) if change is None else _compare(check, recipe, change)
-    for sidecar in (path.with_suffix(".png"), path.with_suffix(".preview.png")):
-        write_bytes(sidecar, preview)
+    for ending in sidecars.PREVIEWS:
+        write_bytes(path.with_suffix(ending), preview)
     row = shown if len(recipe.parts) == 1 else None
     subject = sidecars.Subject(path, run, recipe.words(), row, recipe.factor, metadata, verification)
     sidecars.write(subject, evaluation, folder)
@@ -207,10 +209,8 @@ def _destination(to: Path, name: str) -> Path:
 
 def latest_comparison(run: Run) -> tuple[Evaluation | None, Path]:
     """The run's newest comparison, or None when there is none yet."""
-    found = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        return None, run.path
-    return Evaluation.load(found[-1].parent), found[-1].parent
+    found = run.comparisons()
+    return (Evaluation.load(found[0]), found[0]) if found else (None, run.path)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,35 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from trainer.errors import UserError
+
+Result = TypeVar("Result")
+
+# Seconds that Windows gets to let go of a file: it replaces none that another program has open, be it a page that reads
+# a run's status or a virus scanner.
+PATIENCE = 2.0 if os.name == "nt" else 0.0
+
+# Asked once: it can only be read by setting it, and a thread that makes a file in between would make it for everyone.
+UMASK = os.umask(0o077)
+os.umask(UMASK)
+
+
+def patiently(action: Callable[[], Result]) -> Result:
+    """What `action` returns, tried again for PATIENCE seconds while it raises PermissionError."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return action()
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.02)
 
 
 @contextmanager
@@ -30,8 +54,8 @@ def new_file(path: Path) -> Iterator[Path]:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes private files; what is written here is meant to be read by the user's other tools.
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.chmod(temporary, 0o666 & ~UMASK)
+        patiently(lambda: os.replace(temporary, path))
     except OSError as error:
         raise explained(error, path) from error
     finally:
@@ -60,6 +84,22 @@ def write_json(path: Path, value) -> Path:
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def append_line(path: Path, line: str, *, sync: bool = False) -> None:
+    """One line more at the end of a UTF-8 file, made if it is not there; with `sync`, on the disk before this returns.
+
+    A last line that a kill cut short is ended first, so that only that one cannot be read. Raises OSError.
+    """
+    data = line.encode("utf-8") + b"\n"
+    with open(path, "ab+") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            data = data if file.read(1) == b"\n" else b"\n" + data
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path`, which must be missing or empty, that becomes `path` when the block ends well.
@@ -70,24 +110,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent))
-        os.chmod(part, 0o777 & ~_umask())
+        os.chmod(part, 0o777 & ~UMASK)
     except OSError as error:
         raise explained(error, path) from error
     try:
         yield part
         if path.exists():
             path.rmdir()  # only where it is empty; Windows moves nothing over a folder
-        os.replace(part, path)
+        patiently(lambda: os.replace(part, path))
     except OSError as error:
         raise explained(error, path) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def explained(error: OSError, path: Path) -> UserError:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.cells import HIRES_VALUES, MOST_SEED, VALUES, read_prompts
+from trainer.cells import MOST_SEED
 from trainer.errors import UserError
 from trainer.files import write_text
 from trainer.presets import read_toml, to_toml
+from trainer.prompt_sets import HIRES_VALUES, VALUES, read_prompts
 from trainer.webui import infotext, prompt, samplers
 from trainer.webui.infotext import Infotext
 

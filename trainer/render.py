@@ -7,7 +7,6 @@ prompt and seed show there what they show here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -22,8 +21,9 @@ from trainer.config import TrainConfig
 from trainer.environment import DTYPES, require_precision, use_attention
 from trainer.errors import UserError
 from trainer.families.base import BaseModel, Conditioning
+from trainer.guidance import Branch, Carried, Guided, Pass
 from trainer.run import Epoch
-from trainer.shelf import Shelf, absent, find_embeddings, read_embedding, spoken
+from trainer.shelf import Shelf, find_embeddings, missing_in, named_in, read_embedding
 from trainer.stack import Lora, Loras, Stack, stackable, trains_text
 from trainer.webui import infotext, noise, prompt, samplers
 
@@ -37,29 +37,6 @@ def load_base(config: TrainConfig, device: str) -> BaseModel:
         model.vae.float()
     use_attention(model.unet, config.model.attention)
     return model
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One side of an AND: its weight, and the conditioning in force at each model call."""
-
-    weight: float
-    conditionings: list[Conditioning]  # one row each
-    at: list[int]  # model call -> index into `conditionings`
-
-    def now(self, call: int) -> Conditioning:
-        return self.conditionings[self.at[min(call, len(self.at) - 1)]]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One pass of the sampler over some cells: the first, or the hires fix's second."""
-
-    plan: samplers.Plan
-    width: int
-    height: int
-    calls: int  # model calls over which the prompts' schedules are read
-    before: int | None = None  # those of the first pass, where this is the second
 
 
 class Renderer:
@@ -113,7 +90,8 @@ class Renderer:
                 yield alike[start : start + self.batch_size]
 
     def carry(self, sets: Sequence[Loras]) -> list[int]:
-        """Put these sets of LoRAs on the base, one for each cell; says which of the stack's sets each cell has."""
+        """Put these sets of LoRAs, one for each cell, on the base. Returns each cell's index into
+        the stack, which holds equal sets once."""
         alone = {tuple(one for one in loras if not stackable(one.path)) for loras in sets}
         if len(alone) > 1 or len(next(iter(alone))) > 1:
             files = sorted({one.path.name for loras in alone for one in loras})
@@ -216,11 +194,12 @@ class Renderer:
         return made
 
     def negative(self, cell: Cell, how: Pass, carried: tuple[int, Loras]) -> Branch:
+        """The negative prompt, of which A1111 reads one branch; an empty one is zeros where the family wants it so."""
         branch = self.branches(cell.negative, cell, how, carried)[0]
         if cell.negative.strip() or not self.model.family.zeros_empty_negative:
             return branch
-        said = branch.conditionings[0]
-        zeros = Conditioning(torch.zeros_like(said.hidden), torch.zeros_like(said.pooled))
+        usual = branch.conditionings[0]
+        zeros = Conditioning(torch.zeros_like(usual.hidden), torch.zeros_like(usual.pooled))
         return Branch(branch.weight, [zeros] * len(branch.conditionings), branch.at)
 
     def encode(
@@ -247,7 +226,7 @@ class Renderer:
         """
         if self._known is None:
             self._known = find_embeddings(self.shelf.embeddings)
-        names = spoken(text, self._known)
+        names = named_in(text, self._known)
         widths = [encoder.config.hidden_size for encoder in self.model.text_encoders]
         for name in names:
             if name not in self._embeddings:
@@ -258,84 +237,13 @@ class Renderer:
         """Embeddings that these texts name and that are words here: not there, or made for another base."""
         text = "\n".join(texts)
         read, known = self.embeddings(text), self._known
-        alien = [f"{name} (made for another base)" for name in spoken(text, known) if name not in read]
-        return alien + [f"{name} (not found)" for name in absent(text, known)]
-
-
-@dataclass(frozen=True)
-class Carried:
-    """For each cell of a batch: which of the stack's sets it has, and what is in it."""
-
-    indices: list[int]
-    sets: list[Loras]
-
-    def __getitem__(self, cell: int) -> tuple[int, Loras]:
-        return self.indices[cell], self.sets[cell]
+        alien = [f"{name} (made for another base)" for name in named_in(text, known) if name not in read]
+        return alien + [f"{name} (not found)" for name in missing_in(text, known)]
 
 
 def _parsed(text: str, how: Pass, emphasis: bool) -> prompt.Prompt:
     steps = (how.calls, None) if how.before is None else (how.before, how.calls)
     return prompt.parse(text, *steps, emphasis=emphasis)
-
-
-class Guided:
-    """The denoiser that a sampler sees: classifier-free guidance over the cells' prompts and negatives."""
-
-    def __init__(self, renderer: Renderer, cells: Sequence[Cell], carried: Carried, how: Pass):
-        self.model, self.stack, self.carried = renderer.model, renderer.stack, carried
-        self.plan, self.model_sigmas = how.plan, renderer.model_sigmas
-        self.scale = cells[0].cfg_scale
-        both = list(enumerate(cells))
-        self.prompts = [renderer.branches(cell.prompt, cell, how, carried[index]) for index, cell in both]
-        self.negatives = [renderer.negative(cell, how, carried[index]) for index, cell in both]
-        side = (how.height, how.width)
-        self.sizes = torch.tensor([[*side, 0, 0, *side]], device=self.model.device)
-        self.call = 0
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Predicted x0 for noisy latents x [B, 4, h, w] at σ [B]: uncond + scale · Σ weight · (cond − uncond)."""
-        # Every row of the forward pass: which cell it belongs to, its weight, and what it is told.
-        positive = ((cell, branch) for cell, said in enumerate(self.prompts) for branch in said)
-        rows = [(cell, branch.weight, branch.now(self.call)) for cell, branch in positive]
-        if self.scale != 1:
-            rows += [(cell, None, said.now(self.call)) for cell, said in enumerate(self.negatives)]
-        self.call += 1
-        denoised = self._denoise(x, sigma, rows)
-        if self.scale == 1:
-            return self._sum(x, rows, denoised, torch.zeros_like(x), 1.0)
-        count = len(rows) - len(x)
-        return self._sum(x, rows[:count], denoised[:count], torch.stack(denoised[count:]), self.scale)
-
-    def _sum(self, x: Tensor, rows: list, denoised: list[Tensor], base: Tensor, scale: float) -> Tensor:
-        result = base.clone()
-        for (cell, weight, _), value in zip(rows, denoised):
-            result[cell] += scale * weight * (value - base[cell])
-        return result
-
-    def _denoise(self, x: Tensor, sigma: Tensor, rows: list) -> list[Tensor]:
-        """x0 of each row [4, h, w]; rows whose prompts have the same number of chunks share a forward pass."""
-        made: dict[int, Tensor] = {}
-        by_length: dict[int, list[int]] = {}
-        for index, (_, _, conditioning) in enumerate(rows):
-            by_length.setdefault(conditioning.hidden.shape[1], []).append(index)
-        for indices in by_length.values():
-            cells = [rows[index][0] for index in indices]
-            conditioning = Conditioning.cat([rows[index][2] for index in indices])
-            with self.stack.rows([self.carried.indices[cell] for cell in cells]):
-                said = self._predict(x[cells], sigma[cells], conditioning)
-            made |= dict(zip(indices, said))
-        return [made[index] for index in range(len(rows))]
-
-    def _predict(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """The UNet's answer as x0, by the prediction type's definition at noise level σ (x = x0 + σ·ε)."""
-        model, wide = self.model, sigma.view(-1, 1, 1, 1)
-        timesteps = samplers.times(self.model_sigmas, sigma, self.plan.sampler.quantize)
-        scaled = (x / (wide**2 + 1).sqrt()).to(model.dtype)
-        sizes = self.sizes.expand(len(x), -1)
-        said = model.family.predict(model, scaled, timesteps, conditioning.to(dtype=model.dtype), sizes).float()
-        if model.prediction_type == "epsilon":
-            return x - wide * said
-        return x / (wide**2 + 1) - said * wide / (wide**2 + 1).sqrt()
 
 
 def _picture(pixels: Tensor):

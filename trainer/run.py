@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from trainer.config import TrainConfig, validate
 from trainer.errors import UserError, nearest
-from trainer.files import write_json, write_text
+from trainer.files import append_line, patiently, write_json, write_text
 from trainer.presets import read_toml, to_toml
 
 State = Literal["queued", "preparing", "training", "stopped", "finished", "failed", "interrupted"]
@@ -139,7 +139,7 @@ class Run:
     def recorded_status(self) -> Status:
         """The status as last written, whether or not somebody is still at work."""
         try:
-            values = json.loads((self.path / "status.json").read_text(encoding="utf-8"))
+            values = json.loads(patiently((self.path / "status.json").read_bytes))
             # What another version of the trainer says beyond this one's is left out.
             known = {field.name for field in fields(Progress)} & values["progress"].keys()
             progress = Progress(**{name: values["progress"][name] for name in known})
@@ -229,8 +229,7 @@ class Run:
         return self.path / "samples" / f"{slug(self.config.name)}-step{step:08d}.safetensors"
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self.path / "metrics.jsonl", json.dumps(values))
 
     def forget_metrics(self, after: int) -> None:
         """Take out the steps after step `after`, which a run that goes on from there makes again, and the line that a
@@ -258,6 +257,11 @@ class Run:
     def evaluation_folder(self, name: str) -> Path:
         return self.path / "evaluations" / slug(name)
 
+    def comparisons(self) -> list[Path]:
+        """The folders of the comparisons that are there, newest first."""
+        found = (self.path / "evaluations").glob("*/evaluation.json")
+        return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)]
+
 
 def find_runs(root: Path | str = "runs") -> list[Run]:
     """All runs in a folder, newest first."""
@@ -268,6 +272,5 @@ def find_runs(root: Path | str = "runs") -> list[Run]:
 def slug(name: str) -> str:
     """A name as part of a file name: what Windows or a prompt's <lora:…> cannot hold becomes '-'."""
     cleaned = re.sub(r'[\\/:*?"<>|,\s\x00-\x1f]+', "-", name).strip("-. ")
-    if re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", cleaned):
-        cleaned += "-lora"  # names that Windows keeps for devices
-    return cleaned or "lora"
+    # Names that Windows keeps for devices, whatever ending they have.
+    return re.sub(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1-lora", cleaned) or "lora"

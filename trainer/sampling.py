@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from trainer import environment, kohya, presets, processes
-from trainer.cells import BASE_EPOCH, Cell, read_prompts
+from trainer.cells import BASE_EPOCH, Cell
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families.base import BaseModel
 from trainer.files import write_bytes
 from trainer.places import make_cell, png, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.run import Epoch, slug
 

@@ -65,7 +65,7 @@ class Shelf:
         found = [("lora", network.name, kohya.tensor_hash(path)[:12]) for network, path in networks]
         texts = "\n".join([*prompts, *negatives])
         known = find_embeddings(self.embeddings)
-        found += [("embedding", name, digest(known[name])) for name in spoken(texts, known)]
+        found += [("embedding", name, digest(known[name])) for name in named_in(texts, known)]
         found += [("upscaler", upscaler.stem, digest(upscaler))] if upscaler else []
         return tuple(dict.fromkeys(found))
 
@@ -103,12 +103,12 @@ def find_embeddings(folders: Folders) -> dict[str, Path]:
     return {path.stem: path for path in _files(folders) if path.suffix.lower() in EMBEDDING_FILES}
 
 
-def spoken(text: str, known: Iterable[str]) -> list[str]:
+def named_in(text: str, known: Iterable[str]) -> list[str]:
     """Those of the known names that stand in a text as words of their own, in either case."""
     return [name for name in known if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE)]
 
 
-def absent(text: str, known: Iterable[str]) -> list[str]:
+def missing_in(text: str, known: Iterable[str]) -> list[str]:
     """Names called with `embedding:name` that no file has. They are read as words, as A1111 does."""
     lower = {name.lower() for name in known}
     return [name for name in dict.fromkeys(_NAMED.findall(text)) if name.lower() not in lower]

@@ -19,6 +19,8 @@ from trainer.kohya import Metadata
 from trainer.run import Run
 from trainer.texts import base_name
 
+PREVIEWS = (".png", ".preview.png")
+DESCRIPTIONS = (".json", ".civitai.info", ".grid.webp", ".md")
 GRID_CELL = 192  # px; the card's grid is for looking at a page, the comparison's own stays beside the run
 GRID_SIDE = 4096  # px
 VERSIONS = {"sdxl_": "SDXL", "sd_v2": "SD2"}  # by the beginning of ss_base_model_version; else SD1
@@ -49,6 +51,11 @@ class Subject:
         return f"{what} of {config.name}, trained with LoRA Studio on {base_name(config.model.base)}."
 
 
+def beside(path: Path) -> list[Path]:
+    """The files that belong to an exported LoRA."""
+    return [path.with_suffix(ending) for ending in (*PREVIEWS, *DESCRIPTIONS)]
+
+
 def write(subject: Subject, evaluation: Evaluation | None, folder: Path) -> None:
     """All of them, beside `subject.path`; `evaluation` is the comparison in `folder` by which it was chosen."""
     path, config, metadata = subject.path, subject.run.config, subject.metadata
@@ -60,7 +67,8 @@ def write(subject: Subject, evaluation: Evaluation | None, folder: Path) -> None
         "negative text": "",
         "notes": f"dim {metadata['ss_network_dim']}, alpha {metadata['ss_network_alpha']}, seed {config.loop.seed}",
     }
-    write_json(path.with_suffix(".json"), card)
+    card_file, civitai_file, grid, page = (path.with_suffix(ending) for ending in DESCRIPTIONS)
+    write_json(card_file, card)
     civitai = {
         "name": path.stem,
         "description": subject.about,
@@ -68,11 +76,10 @@ def write(subject: Subject, evaluation: Evaluation | None, folder: Path) -> None
         "trainedWords": [config.data.trigger] if config.data.trigger else [],
         "model": {"name": config.name, "type": "LORA"},
     }
-    write_json(path.with_suffix(".civitai.info"), civitai)
-    grid = path.with_suffix(".grid.webp")
+    write_json(civitai_file, civitai)
     if evaluation is not None:
         _write_grid(evaluation, folder, subject.strength, grid)
-    write_text(path.with_suffix(".md"), model_card(subject, evaluation, grid.name))
+    write_text(page, model_card(subject, evaluation, grid.name))
 
 
 def _write_grid(evaluation: Evaluation, folder: Path, strength: float, to: Path) -> None:

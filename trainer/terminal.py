@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,11 @@ from trainer.files import write_json
 from trainer.run import Run, Status
 from trainer.texts import MARKS, duration, file_size, size
 
-# Of several processes under `accelerate launch` one speaks.
-console = Console(emoji=False, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+# Of several processes under `accelerate launch` one speaks. What goes into a file or a pipe is not cut into lines, so
+# that a path stays one.
+console = Console(
+    emoji=False, highlight=False, quiet=os.environ.get("RANK", "0") != "0", soft_wrap=not sys.stdout.isatty()
+)
 TELL_INTERVAL = 0.5  # seconds between two writes of the progress file
 LISTED_PICTURES = 40  # more than this and the crops without loss are counted, not listed
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trainer import files
 from trainer.cells import Evaluation, Rendered, is_base
 from trainer.errors import UserError
 from trainer.preference import OUTCOMES, Outcome, Posterior, fit
@@ -275,17 +275,11 @@ def ranking(evaluation: Evaluation, folder: Path) -> Ranking | None:
 
 
 def append_line(folder: Path, values: dict[str, Any]) -> None:
-    """One line more, on the disk before this returns. A line that a kill cut short is ended first."""
+    """One line more in the log. Raises UserError when it cannot be written."""
     path = Path(folder) / FILE
-    line = json.dumps({"time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n"
+    line = json.dumps({"time": round(time.time(), 3), **values}, ensure_ascii=False)
     try:
-        with open(path, "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read(1) == b"\n" else "\n" + line
-            file.write(line.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
+        files.append_line(path, line, sync=True)
     except OSError as error:
         raise UserError(f"The vote could not be written to {path} ({error.strerror}); nothing else changed.") from None
 
@@ -295,7 +289,8 @@ def read_votes(folder: Path) -> list[Vote]:
     path = Path(folder) / FILE
     votes: list[Vote] = []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Not splitlines(): a prompt's name may hold other line breaks than ours.
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return votes
     except OSError as error:

@@ -22,13 +22,10 @@ QUESTION = "1 left is better, 2 right, 0 no difference, b both bad, u undo, q st
 
 def find(run: Run, prompts: str = "") -> tuple[Evaluation, Path]:
     """A run's comparison by the name of its prompt set, else the newest. Raises UserError when there is none."""
-    if prompts:
-        folder = run.evaluation_folder(Path(prompts).stem)
-        return Evaluation.load(folder), folder
-    found = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda path: path.stat().st_mtime)
+    found = [run.evaluation_folder(Path(prompts).stem)] if prompts else run.comparisons()
     if not found:
         raise UserError(f"{run.name} has no comparison to vote on: run `lora-studio evaluate {run.path}` first.")
-    return Evaluation.load(found[-1].parent), found[-1].parent
+    return Evaluation.load(found[0]), found[0]
 
 
 def nearest_strength(evaluation: Evaluation, strength: float | None) -> float:

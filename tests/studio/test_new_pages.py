@@ -13,8 +13,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from studio import jobs, loras, places, preferences, prompt_sets, shelf, uploads
 from trainer import kohya, vote
-from trainer.cells import Evaluation, read_prompts
+from trainer.cells import Evaluation
 from trainer.errors import UserError
+from trainer.prompt_sets import read_prompts
 
 INFOTEXT = (
     "moss, <b>hat</b>\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from trainer.cells import Cell, Evaluation, Hires, Prompt, Rendered, Row, read_prompts
+from trainer.cells import Cell, Evaluation, Hires, Prompt, Rendered, Row
 from trainer.errors import UserError
+from trainer.prompt_sets import read_prompts
 
 CELL = Cell("moss", "", 1, 3, 0.8, 512, 512, "Euler a", 20, 7.0, 1, base="b" * 64, lora="c" * 64)
 

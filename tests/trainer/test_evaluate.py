@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 from safetensors.torch import load_file, save_file
 
 from trainer import families, kohya, metrics, presets
-from trainer.cells import Cell, Evaluation, Hires, Prompt, read_prompts
+from trainer.cells import Cell, Evaluation, Hires, Prompt
 from trainer.cli.comparing import parse_merge
 from trainer.conditioning import condition
 from trainer.errors import UserError
@@ -22,6 +22,7 @@ from trainer.export import export
 from trainer.families import clip
 from trainer.loop import train
 from trainer.places import make_cell, shelf_of
+from trainer.prompt_sets import read_prompts
 from trainer.render import Renderer, infotext_of, load_base
 from trainer.report import ABOUT
 from trainer.run import Run
@@ -383,6 +384,21 @@ def test_loras_and_embeddings_that_a_prompt_names(here):
         assert difference(picture("moss, old")[0], missing.render([replace(cell, prompt="moss, old")], [None])[0]) > 0
 
 
+def test_the_branches_of_an_and_are_equally_long_as_in_a1111(here):
+    """A1111 repeats the last vector of the shorter ones, which is not what a UNet sees of them alone."""
+    model = load_base(here.config, "cpu")
+    seen = []
+    model.unet.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    renderer, settings = Renderer(model, 4), settings_of(here)
+    cell = make_cell(here.config, settings, Prompt("x", "moss AND " + "disc " * 40), 5, "")
+    renderer.render([cell], [None])
+    short, long = next(rows for rows in seen if len(rows) == 2)
+    assert torch.equal(short[77:], short[76].expand(len(short) - 77, -1)) and not torch.equal(long[78], long[77])
+    assert {rows.shape[:2] for rows in seen} == {(2, len(long)), (1, 77)}  # the negative prompt stays as it is
+
+
 def test_the_vectors_of_an_embedding_take_the_place_of_its_name(model, tmp_path):
     """An embedding made of a word's own vectors says what the word says."""
     tables = [clip.transformer(encoder).embeddings.token_embedding for encoder in model.text_encoders]
@@ -412,6 +428,11 @@ def test_export_draws_the_same_picture_and_writes_what_the_tools_read(here):
     with pytest.raises(UserError, match="already there"):
         export(here, 1, name="My moss")
     assert kohya.tensor_hash(exported.path) == kohya.tensor_hash(here.epochs()[1].path)
+    notes = exported.path.with_name("noted.json")  # such as A1111 writes for a file of another ending
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="noted.json is already there"):
+        export(here, 1, name="noted")
+    assert notes.read_text() == "mine" and not notes.with_suffix(".safetensors").exists()
     # Another picture under the cell's name is not what the file draws.
     shown = next(cell for cell in Evaluation.load(folder).cells if cell.epoch == 2 and cell.column == "one")
     Image.new("RGB", (64, 64), "red").save(folder / shown.file)

@@ -9,8 +9,9 @@ from PIL import Image
 
 from trainer import __main__ as cli
 from trainer import hires, pnginfo
-from trainer.cells import Hires, read_prompts
+from trainer.cells import Hires
 from trainer.errors import UserError
+from trainer.prompt_sets import read_prompts
 from trainer.webui import infotext, samplers
 from trainer.webui.infotext import Infotext, parse
 
@@ -23,7 +24,7 @@ Model hash: a074b8864e, Clip skip: 2, Version: v1.10.1"""
 @pytest.fixture
 def picture(tmp_path):
     path = tmp_path / "moss.png"
-    infotext.save_png(Image.new("RGB", (8, 8)), path, infotext.parse(TEXT))
+    Image.new("RGB", (8, 8)).save(path, pnginfo=infotext.pnginfo(infotext.parse(TEXT)))
     return path
 
 

@@ -8,10 +8,10 @@ import trainees
 
 from trainer import __main__ as command_line
 from trainer import checks, presets
-from trainer.cells import read_prompts
 from trainer.estimate import estimate
 from trainer.examples import load_examples
 from trainer.loop import train
+from trainer.prompt_sets import read_prompts
 from trainer.run import Run
 
 NAMES = sorted(path.stem for path in presets.SHIPPED.glob("*.toml"))

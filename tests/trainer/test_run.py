@@ -1,6 +1,7 @@
 """The run folder: truth on disk, liveness by lock, nothing half-written."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -104,6 +105,8 @@ def test_metrics_survive_a_line_cut_in_two_and_steps_done_twice(run):
     with open(run.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert run.metrics() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.3}]
+    run.append_metrics({"step": 3, "loss": 0.2})
+    assert run.metrics()[-1] == {"step": 3, "loss": 0.2}
 
 
 def test_a_broken_status_is_a_failed_run_not_a_crash(run):
@@ -124,6 +127,8 @@ def test_an_unknown_run_names_the_nearest(run):
         ("<lora:x:1>", "lora-x-1"),
         ("..", "lora"),
         ("CON", "CON-lora"),
+        ("aux.v2", "aux-lora.v2"),
+        ("console", "console"),
         ("苔", "苔"),
     ],
 )
@@ -142,6 +147,25 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         files.write_with(path, fail)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_that_is_being_read_is_replaced_a_moment_later(tmp_path, monkeypatch):
+    """Windows replaces no file that another program has open; the page reads each run's status every second."""
+    path, replace, refused = files.write_text(tmp_path / "status.json", "old"), os.replace, []
+
+    def busy(source, target):
+        if len(refused) < 3:
+            refused.append(target)
+            raise PermissionError(13, "Access is denied")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    with pytest.raises(UserError, match="cannot be written"):
+        files.write_text(path, "new")
+    monkeypatch.setattr(files, "PATIENCE", 2.0)
+    files.write_text(path, "new")
+    assert len(refused) == 3 and path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_status_is_json_that_others_can_read(run):

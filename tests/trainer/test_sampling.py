@@ -97,7 +97,7 @@ def test_a_stop_does_not_wait_for_the_pictures(make):
 def test_the_verb_leaves_the_request_for_a_run_that_trains(make):
     run = make()
     idle = CliRunner().invoke(app, ["sample", str(run.path)])
-    assert "not running" in idle.output and not (run.path / "control" / "sample").exists()
+    assert "not running" in str(idle.exception) and not (run.path / "control" / "sample").exists()
     with run.lock():
         CliRunner().invoke(app, ["sample", str(run.path)])
     assert run.take_request("sample")

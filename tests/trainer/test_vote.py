@@ -129,6 +129,15 @@ def test_votes_outlive_a_kill_and_the_last_can_be_taken_back(tmp_path):
     assert len((tmp_path / vote.FILE).read_text().splitlines()) == 5
 
 
+def test_a_prompts_name_may_hold_any_line_break(tmp_path):
+    evaluation = real(tmp_path)
+    for cell in evaluation.cells:
+        cell.column += "\u2028\x85"
+    ballot = Ballot(evaluation, tmp_path)
+    ballot.cast(ballot.next(), "left")
+    assert len(Ballot(evaluation, tmp_path).votes) == 1
+
+
 def test_a_vote_on_pictures_that_have_changed_no_longer_counts(tmp_path):
     evaluation = real(tmp_path)
     ballot = Ballot(evaluation, tmp_path)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -17,6 +18,11 @@ app = typer.Typer(
 )
 Result = TypeVar("Result")
 RunArgument = Annotated[str, typer.Argument(help="The run's folder, or its name in runs/.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, complete.")]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def once(look: Callable[[], Result]) -> Result:

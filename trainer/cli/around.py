@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 
 from trainer import presets
-from trainer.cli.app import app
+from trainer.cli.app import Json, app, print_json
 from trainer.config import TrainConfig, settings
 from trainer.errors import UserError
 from trainer.optimizers import OPTIMIZERS
@@ -48,11 +47,12 @@ def list_presets(
 
 
 @app.command(name="settings")
-def list_settings(name: Annotated[str, typer.Argument(help="A setting or the beginning of its path.")] = ""):
-    """Explain every setting, or those whose path begins with NAME."""
-    for entry in settings():
-        if not entry.path.startswith(name) and name not in entry.kohya:
-            continue
+def list_settings(name: Annotated[str, typer.Argument(help="A part of the name, here or at kohya's.")] = ""):
+    """Explain every setting, or those whose name holds NAME."""
+    chosen = [entry for entry in settings() if any(name in one for one in (entry.path, *entry.kohya))]
+    if not chosen:
+        raise UserError(f"No setting's name holds {name!r}: `lora-studio settings` explains all of them.")
+    for entry in chosen:
         limits = ", ".join(f"{key} {value}" for key, value in entry.limits.items())
         kohya = f"  kohya: {', '.join(entry.kohya)}" if entry.kohya else ""
         console.print(f"[bold]{entry.path}[/] = {plain(str(entry.default))}  [dim]{plain(limits)}{plain(kohya)}[/]")
@@ -62,14 +62,14 @@ def list_settings(name: Annotated[str, typer.Argument(help="A setting or the beg
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
+def doctor(as_json: Json = False):
     """Check this machine and installation, and say what to do about what is not right."""
     from trainer.doctor import examine
 
     marks = {"ok": "[green]✔[/]", "note": "[yellow]·[/]", "problem": "[red]✖[/]"}
     findings = examine()
     if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
+        print_json([asdict(finding) for finding in findings])
     for finding in findings if not as_json else ():
         console.print(f"{marks[finding.level]} {plain(finding.what)}")
         if finding.remedy:
@@ -104,7 +104,7 @@ def demo(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Where it listens.")] = 8501,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")] = 8501,
     listen: Annotated[str, typer.Option(help="Another address than this machine's own, such as 0.0.0.0.")] = "",
     password: Annotated[
         str, typer.Option(envvar="LORA_STUDIO_PASSWORD", help="Asked for with --listen; better in the environment.")

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from trainer.cli.dataset import DryRun, Folder, Json, dataset, print_json
+from trainer.cli.app import Json, print_json
+from trainer.cli.dataset import DryRun, Folder, dataset
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain
 

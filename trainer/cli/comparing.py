@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from trainer import presets
-from trainer.cli.app import RunArgument, app, once
+from trainer.cli.app import Json, RunArgument, app, once, print_json
 from trainer.errors import UserError
 from trainer.run import Run
 from trainer.terminal import bar, console, plain, table
@@ -56,7 +57,7 @@ def evaluate(
             "settings": config.evaluation,
             "epochs": parse_numbers(epochs or axes.values_of(across, "epoch")),
             "against": Run.open(against) if against else None,
-            "against_epochs": parse_numbers(against_epochs),
+            "against_epochs": parse_numbers(against_epochs, "--against-epochs"),
             "across": across,
         }
 
@@ -78,21 +79,22 @@ def evaluate(
     console.print(f"Report  {plain(str(result.folder / 'report.html'))}")
 
 
-def parse_numbers(text: str) -> list[int] | None:
+def parse_numbers(text: str, option: str = "--epochs") -> list[int] | None:
     """ "1,3,5-10" -> [1, 3, 5, 6, 7, 8, 9, 10]; empty -> None, which means all."""
     if not text:
         return None
     numbers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UserError(f"--epochs {text}: write numbers and ranges, for example 1,3,5-10.")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(first) > int(last or first):
+            raise UserError(f"{option} {text}: write numbers and ranges, for example 1,3,5-10.")
         numbers += range(int(first), int(last or first) + 1)
     return numbers
 
 
 def print_rows(evaluation) -> None:
     """One line per row of the grid with its scores, the recommended one marked."""
+    from trainer.cells import is_base
     from trainer.grid import row_label
 
     names = list(dict.fromkeys(name for row in evaluation.rows for name in row.scores))
@@ -101,7 +103,7 @@ def print_rows(evaluation) -> None:
     for row in evaluation.rows:
         chosen = (row.epoch, row.strength) == (best.get("epoch"), best.get("strength"))
         label = row_label(row.epoch, evaluation.labels)[0]
-        label += f" × {row.strength:g}" if row.epoch and len(evaluation.strengths) > 1 else ""
+        label += f" × {row.strength:g}" if not is_base(row.epoch) and len(evaluation.strengths) > 1 else ""
         values = [f"{row.scores[name]:.3f}" if name in row.scores else "–" for name in names]
         rows.add_row("★" if chosen else "", label, *values)
     console.print(rows)
@@ -204,9 +206,13 @@ def parse_merge(text: str) -> list[tuple[int | str, float]]:
 
 
 @app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="Any LoRA file.")]):
+def inspect(file: Annotated[Path, typer.Argument(help="Any LoRA file.")], as_json: Json = False):
     """Say what a LoRA file is: family, size, trigger words, settings, and which tools load it."""
     from trainer import kohya
 
-    for label, value in kohya.describe(file).lines():
+    found = kohya.describe(file)
+    if as_json:
+        print_json({**asdict(found), "path": str(found.path)})
+        return
+    for label, value in found.lines():
         console.print(f"{label:<18} {plain(value)}")

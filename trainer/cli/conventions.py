@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from trainer.cli.app import app
+from trainer.cli.app import Json, app, print_json
 from trainer.terminal import console, plain
 
 
@@ -20,7 +20,7 @@ def png_info(
     ],
     to: Annotated[Path | None, typer.Option(help="Append it to this prompt set, a .toml file.")] = None,
     name: Annotated[str, typer.Option(help="The prompt's name there; the picture's if left out.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ):
     """Say what a picture was made with, and carry it into a prompt set."""
     from trainer import pnginfo
@@ -45,7 +45,7 @@ def prompt(
     steps: Annotated[int, typer.Option(help="Sampling steps, which schedules are read over.")] = 20,
     hires_steps: Annotated[int | None, typer.Option(help="Explain the hires pass of so many steps.")] = None,
     base: Annotated[str, typer.Option(help="Count tokens with this base's tokenizer; else the toybox's.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ):
     """Take a prompt apart: networks, AND, schedule, weights, and how it fills its chunks of 75 tokens."""
     from trainer import explain
@@ -57,9 +57,7 @@ def prompt(
 def print_explained(value: dict[str, Any], lines, as_json: bool) -> None:
     """A finding as JSON for programs, or as labelled lines for people."""
     if as_json:
-        import json
-
-        print(json.dumps(value, ensure_ascii=False, indent=2))
+        print_json(value)
         return
     for label, text in lines:
         console.print(f"{plain(label):<18} {plain(text)}")

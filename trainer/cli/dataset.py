@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from trainer.cli.app import app
+from trainer.cli.app import Json, app, print_json
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
@@ -19,8 +18,7 @@ app.add_typer(dataset, name="dataset")
 
 Folder = Annotated[Path, typer.Argument(help="The folder with the pictures.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
-ReadOnly = Annotated[bool, typer.Option("--dry-run", help="Taken as by every verb; this one changes nothing anyway.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, complete.")]
+ReadOnly = Annotated[bool, typer.Option("--dry-run", hidden=True)]  # for scripts; these verbs change nothing anyway
 Where = Annotated[str, typer.Option(help="Only pictures that fit: 'tag:hat AND NOT tag:smile AND tokens:>75'.")]
 Format = Annotated[str, typer.Option(help="Where captions are kept: txt, caption, metadata or kohya.")]
 SHOWN = 40  # lines on the screen; --json has all
@@ -28,15 +26,12 @@ SHOWN = 40  # lines on the screen; --json has all
 DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 
 
-@app.command()
+@app.command(epilog=f"Without --tagger it is {DEFAULT_TAGGER}.")
 def tag(
     folder: Annotated[Path, typer.Argument(help="The folder with the pictures.")],
     tagger: Annotated[
         list[str] | None,
-        typer.Option(
-            help="wd14:, blip: or florence: with a FOLDER or OWNER/MODEL of the hub, server:http://…/v1#MODEL, or "
-            "wd14:toybox/tagger for drawn creatures; several times for several."
-        ),
+        typer.Option(help="Which one, as above; several times for several."),
     ] = None,
     combine: Annotated[str, typer.Option(help="Of several: union, intersection, vote, or first's order.")] = "union",
     trigger: Annotated[str, typer.Option(help="Trigger word, written first into each caption.")] = "",
@@ -54,7 +49,15 @@ def tag(
     append: Annotated[bool, typer.Option("--append", help="Add to captions that are already there.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace captions; the old go to a journal.")] = False,
 ):
-    """Write a caption beside each picture."""
+    """Write a caption beside each picture. The taggers:
+
+    wd14:MODEL                  booru tags
+    blip:MODEL, florence:MODEL  sentences
+    server:http://…/v1#MODEL    what an OpenAI-compatible server says
+    wd14:toybox/tagger          for the toybox's drawn creatures
+
+    MODEL is a folder, or OWNER/NAME on the Hugging Face hub.
+    """
     from trainer.tag import tag_folder
     from trainer.taggers import Service, TagOptions
 
@@ -136,10 +139,8 @@ def tags(
 @dataset.command()
 def edit(
     folder: Folder,
-    what: Annotated[
-        str, typer.Argument(help="add, remove, replace, regex, order, dedupe, prune, absorb, trigger, spaces.")
-    ],
-    arguments: Annotated[list[str] | None, typer.Argument(help="What it takes: tags, or OLD NEW.")] = None,
+    what: Annotated[str, typer.Argument(help="One of these edits.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="What it takes.")] = None,
     where: Where = "",
     format: Format = "txt",
     dry_run: DryRun = False,
@@ -147,9 +148,18 @@ def edit(
 ):
     """Change many captions at once; `undo` takes it back.
 
-    add TAG…, prepend TAG…, remove TAG…, replace OLD NEW, regex PATTERN NEW, order frequency|alphabet|TAG…, dedupe,
-    prune (tags that longer ones say), absorb [TAG…] (tags that describe the character, so that the trigger learns
-    them), trigger WORD, spaces (for underscores).
+    add TAG…            at the end of captions that lack them
+    prepend TAG…        at the start of captions that lack them
+    remove TAG…         take them out; *hair takes out all that end so
+    replace OLD NEW     one tag by another
+    regex PATTERN NEW   a regular expression over the whole text
+    order frequency     the most frequent first; or alphabet, or TAG…
+    dedupe              each tag once
+    prune               without what a longer tag says: hair, blue hair
+    absorb [TAG…]       without what describes the character, so that
+                        the trigger word learns it
+    trigger WORD        first in every caption
+    spaces              blue hair for blue_hair
     """
     from trainer.dataset import edit as edits
 
@@ -239,10 +249,6 @@ def chosen(folder: Path, where: str, format: str = "txt") -> list:
     from trainer.dataset import items
 
     return items.select(folder, where, format)
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -17,7 +17,7 @@ from trainer.terminal import console, plain, table
 def import_settings(
     file: Annotated[Path, typer.Argument(help="A kohya_ss JSON, an sd-scripts TOML or script, or a LoRA file.")],
     to: Annotated[str, typer.Option(help="The preset to write; presets/FILE'S NAME.toml if left out.")] = "",
-    overwrite: Annotated[bool, typer.Option(help="Write over a preset that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a preset that is there.")] = False,
 ):
     """Turn somebody's kohya settings into a preset, and say what became of each of them."""
     from trainer.kohya import migrate

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trainer.cli.dataset import DryRun, Folder, Format, Json, ReadOnly, Where, chosen, dataset, print_json
+from trainer.cli.app import Json, print_json
+from trainer.cli.dataset import DryRun, Folder, Format, ReadOnly, Where, chosen, dataset
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
@@ -118,7 +119,7 @@ def dedupe(
     keep = {duplicates.best(group).path for group in groups}
     gone = [picture.path for group in groups for picture in group if picture.path not in keep]
     if not dry_run:
-        aside.set_aside(folder, [f for path in gone for f in (path, *aside.companions(path))], "dedupe")
+        aside.set_aside(folder, aside.with_companions(gone), "dedupe")
     if as_json:
         named = [
             {"keep": _name(folder, duplicates.best(g).path), "all": _names(folder, [p.path for p in g])} for g in groups

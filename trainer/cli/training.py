@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from trainer import presets
-from trainer.cli.app import RunArgument, app, once
+from trainer.cli.app import Json, RunArgument, app, once, print_json
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.run import Run, find_runs
@@ -34,7 +35,9 @@ def train(
     name: NameOption = "",
     trigger: TriggerOption = "",
     set_: SetOption = None,
-    as_kohya: Annotated[bool, typer.Option(help="Print the same run for kohya's sd-scripts instead.")] = False,
+    as_kohya: Annotated[
+        bool, typer.Option("--as-kohya", help="Print the same run for kohya's sd-scripts instead.")
+    ] = False,
 ):
     """Train a LoRA; every epoch is saved as a finished file."""
     config = configure(preset, base, data, name, trigger, set_ or [])
@@ -53,7 +56,9 @@ def estimate(
     trigger: TriggerOption = "",
     set_: SetOption = None,
     memory: Annotated[float, typer.Option(min=0, help="Hold it against a card with this many GB instead.")] = 0,
-    probe: Annotated[bool, typer.Option(help="Take two real steps first, and correct the figures with them.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Take two real steps first, and correct the figures with them.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in one line.")] = False,
 ):
     """Say what a run takes before it starts: memory, time, disk; and what would make it fit."""
@@ -209,20 +214,28 @@ def sample(run: RunArgument):
     """Ask a run that trains for a few pictures of what it has learned so far."""
     found = Run.open(run)
     if not found.is_locked():
-        console.print(f"{plain(found.name)} is not running ({found.status.state}); `evaluate` renders its epochs.")
-        return
+        raise UserError(f"{found.name} is not running ({found.status.state}); `evaluate` renders its epochs.")
     found.request("sample")
     console.print(f"{plain(found.name)} will render into {plain(str(found.path / 'samples'))} at the next step.")
 
 
 @app.command()
-def status(run: Annotated[str, typer.Argument(help="A run; all runs if left out.")] = ""):
+def status(run: Annotated[str, typer.Argument(help="A run; all runs if left out.")] = "", as_json: Json = False):
     """Show the runs, or one of them."""
-    if run:
-        print_run(Run.open(run))
+    found = [Run.open(run)] if run else find_runs()
+    if as_json:
+        print_json([told(one) for one in found])
         return
-    found = find_runs()
+    if run:
+        print_run(found[0])
+        return
     if not found:
         console.print("No runs yet. Start one with `lora-studio train`, or see `lora-studio demo`.")
         return
     print_runs(found)
+
+
+def told(run: Run) -> dict[str, Any]:
+    """A run as JSON: its status, where it lies, and the epochs that are saved."""
+    epochs = [{"number": epoch.number, "file": str(epoch.path)} for epoch in run.epochs()]
+    return {"name": run.name, "folder": str(run.path), **asdict(run.status), "epochs": epochs}

@@ -14,17 +14,19 @@ What moves files away is on the disk before the first file moves, and every step
 between loses nothing: undo brings back whatever has moved.
 """
 
-import glob
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from trainer.dataset import captions, masks
-from trainer.dataset.journal import Operation
+from trainer.dataset.journal import Operation, append, held, now
 from trainer.dataset.names import shown
 from trainer.errors import UserError
 
@@ -56,13 +58,37 @@ class Removal:
 
 def companions(picture: Path) -> list[Path]:
     """The picture's caption files and its mask, unless another picture of that name needs them too."""
-    picture = Path(picture)
-    found = [path for ending in COMPANIONS if (path := picture.with_suffix(ending)).exists() and path != picture]
-    found += filter(None, [masks.near(picture)])
-    if not found:
-        return []
-    others = {other for other in picture.parent.glob(glob.escape(picture.stem) + ".*") if other.stem == picture.stem}
-    return [] if others - {picture, *found} else found
+    return with_companions([picture])[1:]
+
+
+def with_companions(pictures: Iterable[Path]) -> list[Path]:
+    """Each picture, and behind it its companions. A folder is listed once for all of its pictures."""
+
+    @cache
+    def by_stem(folder: Path) -> Mapping[str, set[Path]]:
+        found: dict[str, set[Path]] = defaultdict(set)
+        for path in folder.iterdir():
+            if path.suffix:
+                found[path.stem].add(path)
+        return found
+
+    files: list[Path] = []
+    for picture in map(Path, pictures):
+        near = [path for ending in COMPANIONS if (path := picture.with_suffix(ending)).exists() and path != picture]
+        near += filter(None, [masks.near(picture)])
+        shared = near and by_stem(picture.parent)[picture.stem] - {picture, *near}
+        files += [picture] if shared else [picture, *near]
+    return files
+
+
+def new_id() -> str:
+    """A name for one operation, by which its parts are undone as one."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:4]}"
+
+
+def place(folder: Path, id: str, path: Path) -> Path:
+    """Where the operation `id` sets this file of the folder aside."""
+    return folder / FOLDER / id / path.relative_to(folder)
 
 
 def set_aside(
@@ -82,18 +108,19 @@ def set_aside(
     paths = list(dict.fromkeys(map(Path, paths)))
     if not paths and not make:
         return None
-    id = id or f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:4]}"
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    moves = [[name, f"{FOLDER}/{id}/{name}"] for name in names]
-    taken = [path for path in make or {} if path.exists() and path not in paths]
-    if taken:
-        raise UserError(f"{shown(taken[0])} exists already: rename it, then run the command again.")
-    made = [path.relative_to(folder).as_posix() for path in make or {}]
-    _append(folder, {"id": id, "time": _now(), "operation": operation, "moves": moves, "made": made})
-    for name, to in moves:
-        _move(folder / name, folder / to)
-    for path, write in (make or {}).items():
-        write(path)
+    id = id or new_id()
+    moves = [[_name(folder, path), _name(folder, place(folder, id, path))] for path in paths]
+    gone = set(paths)
+    with _held(folder):
+        taken = [path for path in make or {} if path.exists() and path not in gone]
+        if taken:
+            raise UserError(f"{shown(taken[0])} exists already: rename it, then run the command again.")
+        made = [_name(folder, path) for path in make or {}]
+        _append(folder, {"id": id, "time": now(), "operation": operation, "moves": moves, "made": made})
+        for name, to in moves:
+            _move(folder / name, folder / to)
+        for path, write in (make or {}).items():
+            write(path)
     return id
 
 
@@ -137,10 +164,13 @@ def bring_back(folder: Path) -> list[Path]:
     Raises UserError, before anything moves, when another file stands in the place of one.
     """
     folder = Path(folder)
-    removals = history(folder)
-    if not removals:
+    if not history(folder):
         return []
-    newest = removals[-1]
+    with _held(folder):
+        return _bring_back(folder, history(folder)[-1])
+
+
+def _bring_back(folder: Path, newest: Removal) -> list[Path]:
     blocked = [
         name
         for name, to in newest.moves
@@ -155,7 +185,7 @@ def bring_back(folder: Path) -> list[Path]:
             _move(folder / name, folder / FOLDER / newest.id / "made" / name)
     for name, to in newest.moves:
         _move(folder / to, folder / name)
-    _append(folder, {"undo": newest.id, "time": _now()})
+    _append(folder, {"undo": newest.id, "time": now()})
     return newest.touched(folder)
 
 
@@ -207,14 +237,15 @@ def _next(folder: Path) -> Removal | Operation | None:
 
 def _remove_again(folder: Path, removal: Removal) -> list[Path]:
     gone = {name for name, _ in removal.moves}
-    blocked = [name for name in removal.made if name not in gone and os.path.lexists(folder / name)]
-    if blocked:
-        raise UserError(f"{shown(blocked[0])} has been made anew since: rename it, then redo again.")
-    _append(folder, {"redo": removal.id, "time": _now()})
-    for name, to in removal.moves:
-        _move(folder / name, folder / to)
-    for name in removal.made:
-        _move(folder / FOLDER / removal.id / "made" / name, folder / name)
+    with _held(folder):
+        blocked = [name for name in removal.made if name not in gone and os.path.lexists(folder / name)]
+        if blocked:
+            raise UserError(f"{shown(blocked[0])} has been made anew since: rename it, then redo again.")
+        _append(folder, {"redo": removal.id, "time": now()})
+        for name, to in removal.moves:
+            _move(folder / name, folder / to)
+        for name in removal.made:
+            _move(folder / FOLDER / removal.id / "made" / name, folder / name)
     return removal.touched(folder)
 
 
@@ -243,20 +274,31 @@ def _move(source: Path, target: Path) -> None:
         raise UserError(f"{shown(source)} cannot be moved: {error.strerror or error}.") from error
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    record = folder / FOLDER / RECORD
+    try:
+        record.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _unwritable(record, error) from error
+    with held(record):
+        yield
+
+
+def _name(folder: Path, path: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
 def _append(folder: Path, entry: dict) -> None:
     path = folder / FOLDER / RECORD
     try:
-        path.parent.mkdir(exist_ok=True)
-        with open(path, "ab+") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size:
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)  # a line that a crash cut off
-            file.write(json.dumps(entry).encode("ascii") + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append(path, entry)
     except OSError as error:
-        raise UserError(f"{shown(path)} cannot be written ({error.strerror}), so no picture is moved.") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(record: Path, error: OSError) -> UserError:
+    return UserError(f"{shown(record)} cannot be written ({error.strerror}), so no picture is moved.")
 
 
 def _inside(name: str) -> str:
@@ -272,7 +314,3 @@ def _when(time: str) -> float:
         return datetime.fromisoformat(time).timestamp()
     except ValueError:
         return 0.0
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -70,7 +70,8 @@ def paint_mask(folder: Path, name: str, mask: Image.Image) -> Path:
     the same shape. The old mask goes to the folder's journal, so `aside.undo` brings it back. Raises UserError for a
     name that is no picture of the folder, a mask of another shape, and one without any white.
     """
-    target, content = _painted(Path(folder), name, mask)
+    folder = Path(folder)
+    target, content = _painted(folder, find(folder, name), mask, _sharing(folder))
     Journal(folder).write({target: content}, f"mask {Path(name).name}")
     return target
 
@@ -84,24 +85,34 @@ def take_masks(folder: Path, source: Path, *, dry_run: bool = False) -> list[Pat
     """
     folder, source = Path(folder), Path(source)
     stems = {path.relative_to(folder).with_suffix("").as_posix(): path for path in images.some(folder)}
+    sharing = _sharing(folder)
     changes: dict[Path, bytes | None] = {}
     for path in images.some(source):
         stem = path.relative_to(source).with_suffix("").as_posix().removesuffix(ELSEWHERE)
         if stem not in stems:
             raise UserError(f"The mask {shown(path)} is for no picture of {shown(folder)}: {nearest(stem, stems)}")
-        name = stems[stem].relative_to(folder).as_posix()
         with open(path, "rb") as file:
-            target, changes[target] = _painted(folder, name, images.decode(path, file))
+            target, content = _painted(folder, stems[stem], images.decode(path, file), sharing)
+        changes[target] = content
     if not dry_run:
         Journal(folder).write(changes, f"masks from {source.name}")
     return list(changes)
 
 
-def _painted(folder: Path, name: str, mask: Image.Image) -> tuple[Path, bytes]:
+def _sharing(folder: Path) -> dict[Path, list[Path]]:
+    """Where a mask would be -> the pictures whose mask that is."""
+    pictures: dict[Path, list[Path]] = {}
+    for picture in images.find(folder):
+        pictures.setdefault(masks.path(folder, picture), []).append(picture)
+    return pictures
+
+
+def _painted(
+    folder: Path, picture: Path, mask: Image.Image, sharing: Mapping[Path, list[Path]]
+) -> tuple[Path, bytes]:
     """(where the mask belongs, what the file says)."""
-    picture = find(folder, name)
     target = masks.path(folder, picture)
-    twin = next((p for p in images.find(folder) if p != picture and masks.path(folder, p) == target), None)
+    twin = next((other for other in sharing[target] if other != picture), None)
     if twin is not None:
         raise UserError(
             f"{shown(picture.name)} and {shown(twin.name)} would share the mask {target.name}: rename one of them."

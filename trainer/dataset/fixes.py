@@ -15,6 +15,9 @@ from trainer.dataset.journal import Journal
 from trainer.dataset.names import listed, shown
 from trainer.errors import UserError, nearest
 
+Where = Callable[[Path], Path]
+"""A file that was set aside -> where it is now."""
+
 
 @dataclass
 class Repair:
@@ -23,8 +26,8 @@ class Repair:
     kind: str
     aside: list[Path] = field(default_factory=list)
     """Files that move to `.originals/`."""
-    make: dict[Path, Callable[[Path], None]] = field(default_factory=dict)
-    """New file -> what writes it."""
+    make: dict[Path, Callable[[Path, Where], None]] = field(default_factory=dict)
+    """New file -> what writes it once the others have moved, given its path and where those are now."""
     format: str = "txt"
     """Where captions are kept."""
     texts: dict[Path, str] = field(default_factory=dict)
@@ -65,8 +68,10 @@ def plan(kind: str, findings: Iterable[Finding], settings: Settings = Settings()
 
 def apply(folder: Path, repair: Repair) -> None:
     """Do it; `aside.undo` takes it back. Raises UserError when the folder cannot be written."""
-    name = f"fix {repair.kind}"
-    aside.set_aside(folder, repair.aside, name, make=repair.make)
+    name, id = f"fix {repair.kind}", aside.new_id()
+    where = partial(aside.place, folder, id)
+    make = {path: partial(write, where=where) for path, write in repair.make.items()}
+    aside.set_aside(folder, repair.aside, name, make=make, id=id)
     formats.write(folder, repair.texts, name, repair.format)
     Journal(folder).write(repair.contents, name)
 
@@ -76,8 +81,7 @@ def apply(folder: Path, repair: Repair) -> None:
 
 def _set_aside(paths: Sequence[Path], repair: Repair, _) -> None:
     """Move them away, with their captions."""
-    for path in paths:
-        repair.aside += [path, *aside.companions(path)]
+    repair.aside += aside.with_companions(paths)
 
 
 def _set_caption_aside(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
@@ -119,7 +123,7 @@ def _cut(path: Path, box: buckets.Box, repair: Repair) -> None:
     _replace(path, repair, partial(prepare.cropped, box=box))
     if mask := masks.near(path):
         repair.aside.append(mask)
-        repair.make[mask] = lambda made: prepare.cropped(_moved(path), made, box, mask=_moved(mask))
+        repair.make[mask] = lambda made, where: prepare.cropped(where(path), made, box, mask=where(mask))
 
 
 def _replace(path: Path, repair: Repair, write: Callable[[Path, Path], None]) -> None:
@@ -128,18 +132,7 @@ def _replace(path: Path, repair: Repair, write: Callable[[Path, Path], None]) ->
     if target != path and (target.exists() or target in repair.make):
         raise UserError(f"{shown(target)} exists already, and {shown(path.name)} would become that: rename one.")
     repair.aside.append(path)
-    # The source will have moved by then, so it is read from where it went.
-    repair.make[target] = lambda made: write(_moved(path), made)
-
-
-def _moved(path: Path) -> Path:
-    """Where `set_aside` has just put this file."""
-    for parent in path.parents:
-        if (parent / aside.FOLDER / aside.RECORD).exists():
-            name = path.relative_to(parent).as_posix()
-            newest = aside.history(parent)[-1]
-            return parent / dict(newest.moves)[name]
-    raise FileNotFoundError(path)
+    repair.make[target] = lambda made, where: write(where(path), made)
 
 
 def _trigger_first(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
@@ -173,11 +166,11 @@ def _rename(paths: Sequence[Path], repair: Repair, settings: Settings) -> None:
     for path in paths:
         target = path.with_name(f"{path.stem}-{path.suffix.lstrip('.').lower()}{path.suffix}")
         repair.aside.append(path)
-        repair.make[target] = lambda made, path=path: _copy(_moved(path), made)
+        repair.make[target] = lambda made, where, path=path: _copy(where(path), made)
         caption = _sidecar(path, settings)
         if caption.exists():
             copy = _sidecar(target, settings)
-            repair.make[copy] = lambda made, caption=caption: _copy(caption, made)
+            repair.make[copy] = lambda made, where, caption=caption: _copy(caption, made)
 
 
 def _sidecar(path: Path, settings: Settings) -> Path:

@@ -19,7 +19,7 @@ import base64
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -74,7 +74,7 @@ class Journal:
         Files that hold the content already are left alone; returns the operation's id, or None when there
         was nothing to change. Pass an earlier `id` to continue that operation, if it is still the newest.
         """
-        with self._lock():
+        with held(self.path):
             step = {}
             for path, after in changes.items():
                 name, before = self._relative(path), _read(Path(path))
@@ -83,7 +83,7 @@ class Journal:
             if not step:
                 return None
             id = id or uuid.uuid4().hex
-            self._append({"id": id, "time": _now(), "operation": operation, "changes": _packed(step)})
+            self._append({"id": id, "time": now(), "operation": operation, "changes": _packed(step)})
             for name, (_, after) in step.items():
                 _write(self.folder / name, after)
         return id
@@ -94,7 +94,7 @@ class Journal:
         An empty list: nothing to undo. Raises UserError when a file has been changed by something else
         since, because its newer text would be lost; `force` undoes all the same.
         """
-        with self._lock():
+        with held(self.path):
             done = [operation for operation in self._replay() if not operation.undone]
             if not done:
                 return []
@@ -102,7 +102,7 @@ class Journal:
             self._check(operation, force, "undo")
             for file in operation.files:
                 _write(self.folder / file, operation.first(file))
-            self._append({"undo": operation.id, "time": _now()})
+            self._append({"undo": operation.id, "time": now()})
         return [self.folder / file for file in operation.files]
 
     def redo(self, *, force: bool = False) -> list[Path]:
@@ -110,13 +110,13 @@ class Journal:
 
         A new change after an undo leaves nothing to redo, as everywhere.
         """
-        with self._lock():
+        with held(self.path):
             undone = [operation for operation in self._replay() if operation.undone]
             if not undone:
                 return []
             operation = undone[0]
             self._check(operation, force, "redo")
-            self._append({"redo": operation.id, "time": _now()})
+            self._append({"redo": operation.id, "time": now()})
             for file in operation.files:
                 _write(self.folder / file, operation.last(file))
         return [self.folder / file for file in operation.files]
@@ -144,13 +144,8 @@ class Journal:
         return (_read(self.path) or b"").split(b"\n")[:-1]
 
     def _append(self, entry: dict) -> None:
-        line = json.dumps(entry).encode("ascii") + b"\n"
         try:
-            with open(self.path, "ab+") as file:
-                _drop_torn_line(file)
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            append(self.path, entry)
         except OSError as error:
             raise UserError(
                 f"{shown(self.path)} cannot be written ({error.strerror}), and no caption is changed unless "
@@ -169,7 +164,7 @@ class Journal:
         if changed:
             kept = {f: (content := _read(self.folder / f), content) for f in changed}
             # On record before it goes, as part of the operation, so that it stays recoverable by hand.
-            self._append({"note": f"{verb} replaced these", "time": _now(), "changes": _packed(kept)})
+            self._append({"note": f"{verb} replaced these", "time": now(), "changes": _packed(kept)})
 
     def _relative(self, path: Path) -> str:
         name = Path(path).relative_to(self.folder).as_posix()
@@ -177,22 +172,43 @@ class Journal:
             raise ValueError(f"{path} is outside {self.folder}")
         return name
 
-    @contextmanager
-    def _lock(self):
-        """The studio and the command line may edit the same folder."""
-        from filelock import FileLock
 
-        try:
-            lock = FileLock(self.folder / (NAME + ".lock"))
-            lock.acquire()
-        except OSError as error:
-            raise UserError(
-                f"{shown(self.folder)} cannot be written ({error.strerror}): choose a folder that you may write to."
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+@contextmanager
+def held(record: Path) -> Iterator[None]:
+    """The record for this one alone: the studio and the command line may change the same folder.
+
+    Raises UserError when its folder cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        lock = FileLock(record.with_name(record.name + ".lock"))
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{shown(record.parent)} cannot be written ({error.strerror}): choose a folder that you may write to."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def append(record: Path, entry: dict) -> None:
+    """One JSON object more, on the disk before this returns; a last line that a crash cut short goes.
+
+    For whoever holds the record. Raises OSError.
+    """
+    with open(record, "ab+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(entry).encode("ascii") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _apply(entry: dict, done: list[Operation], undone: list[Operation]) -> None:
@@ -270,14 +286,6 @@ def _write(path: Path, content: bytes | None) -> None:
         raise UserError(f"{shown(path)} cannot be removed: {error.strerror or error}.") from error
 
 
-def _drop_torn_line(file) -> None:
-    size = file.seek(0, os.SEEK_END)
-    if size:
-        file.seek(size - 1)
-        if file.read(1) != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _now() -> str:
+def now() -> str:
+    """The time for a record: UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

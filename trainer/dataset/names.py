@@ -1,18 +1,12 @@
 """File names as people write them: natural order, and safe to put into a sentence."""
 
 import re
-from pathlib import Path
-
-
-def natural(path: Path) -> tuple:
-    """Sort key: `2.png` before `10.png`, case set aside; equal ones fall back to the exact name."""
-    return tuple(map(natural_part, path.parts)), str(path)
 
 
 def natural_part(name: str) -> tuple:
-    """The same for one part of a path."""
+    """Sort key for one part of a path: `2.png` before `10.png`, case set aside."""
     pieces = re.split(r"([0-9]+)", name)
-    return tuple((1, int(piece), "") if piece.isdigit() else (0, 0, piece.casefold()) for piece in pieces)
+    return tuple((1, int(piece), "") if piece.isdecimal() else (0, 0, piece.casefold()) for piece in pieces)
 
 
 def shown(path) -> str:

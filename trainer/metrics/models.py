@@ -26,9 +26,8 @@ class Clip:
                 self.model = CLIPModel.from_pretrained(_name(folder), local_files_only=True).eval()
             self.tokenizer = AutoTokenizer.from_pretrained(_name(folder), local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{folder} holds no CLIP model that can be loaded ({first}): "
+                f"{folder} holds no CLIP model that can be loaded ({_reason(error)}): "
                 "choose a folder with config.json, model.safetensors and the tokenizer's files, or the hub id of a "
                 "model that has been fetched already."
             ) from error
@@ -71,9 +70,8 @@ class Dino:
                 self.model = AutoModel.from_pretrained(_name(folder), local_files_only=True).eval()
             size = self.model.config.image_size
         except (OSError, ValueError, KeyError, AttributeError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"{folder} holds no DINO model that can be loaded ({first}): "
+                f"{folder} holds no DINO model that can be loaded ({_reason(error)}): "
                 "choose a folder with config.json and model.safetensors, such as that of dino-vits16, or the hub id "
                 "of a model that has been fetched already."
             ) from error
@@ -127,6 +125,10 @@ def _layers(file: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         return [(weight.float().numpy(), bias.float().numpy()) for weight, bias in pairs if weight.ndim == 2]
     except Exception as error:  # torch.load raises many kinds; each of them means the same to the owner
         raise UserError(f"{file} cannot be read as an aesthetic predictor ({type(error).__name__}).") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _name(folder: Path) -> str:

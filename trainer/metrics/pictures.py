@@ -199,13 +199,12 @@ def _pool(values: np.ndarray, parts: int) -> np.ndarray:
     return np.add.reduceat(np.add.reduceat(values, rows, 0), columns, 1)
 
 
-TONES = ("clipped colours", "colourfulness", "contrast", "fine detail")
 # Few training pictures can agree by accident: no deviation counts as smaller than this.
 LEAST_DEVIATION = np.array([0.03, 0.03, 0.02, 0.01])
 
 
 def tone(image: Image.Image, side: int) -> np.ndarray:
-    """The four numbers that `TONES` names, each in [0, 1].
+    """Clipped colours, colourfulness, contrast and fine detail [4], each in [0, 1].
 
     Share of colourful pixels with a channel at its limit (white and black are fine), chroma that a tenth of the
     pixels exceeds (so that a plain ground does not hide neon colours), RMS contrast, mean |Laplacian|. The

@@ -39,9 +39,9 @@ def score(
     folder = Path(folder)
     if aesthetic and not clip:
         raise UserError("An aesthetic predictor reads what CLIP sees: name the CLIP that it was made for with --clip.")
-    seer, second = Clip(Path(clip)) if clip else None, Dino(Path(dino)) if dino else None
-    judge = Aesthetic(Path(aesthetic), seer) if aesthetic else None
-    pictures = Pictures(evaluation, folder, training_pictures, seer, trigger, second, losses, judge)
+    by_clip, by_dino = Clip(Path(clip)) if clip else None, Dino(Path(dino)) if dino else None
+    predictor = Aesthetic(Path(aesthetic), by_clip) if aesthetic else None
+    pictures = Pictures(evaluation, folder, training_pictures, by_clip, trigger, by_dino, losses, predictor)
     source = [f"CLIP ({Path(clip).name})" if clip else "colours and outlines, without CLIP"]
     source += [f"{name} ({Path(path).name})" for name, path in (("DINO", dino), ("marks", aesthetic)) if path]
     evaluation.about["Scores from"] = "; ".join(source)

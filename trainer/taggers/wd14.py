@@ -49,11 +49,6 @@ class WD14:
         self._pads = bool(fixed_batch)
         self._check_width(outputs.shape[-1], folder)
 
-    @property
-    def provider(self) -> str:
-        """The onnxruntime execution provider in use, e.g. CUDAExecutionProvider."""
-        return self._session.get_providers()[0]
-
     def tag(
         self,
         paths: Sequence[Path],

@@ -15,11 +15,12 @@ from trainer.toybox import CHARACTERS, HERE, PARTS, PICTURES, ROOT, STYLES
 from trainer.toybox.heldback import HELD_BACK
 from trainer.toybox.measure import fidelity, tags_found
 from trainer.toybox.pictures import scenes_of
+from trainer.toybox.scene import CHOICES, Scene, random_scene
 from trainer.toybox.sheets import GUIDANCE, SEED, STEPS, pipeline, prompts, render, sheet
 from trainer.toybox.train_clip import retrieval
 from trainer.toybox.train_tagger import THRESHOLD, f1, tag_scores
 from trainer.toybox.train_vae import psnr, reconstruct
-from trainer.toybox.world import CHOICES, Scene, draw, random_scene
+from trainer.toybox.world import draw
 
 FIGURES = ROOT / "figures.json"
 SHEETS = HERE / "sheets"

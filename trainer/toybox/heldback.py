@@ -13,20 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from trainer.toybox.world import (
-    CENTRE,
-    INK,
-    STILL,
-    Canvas,
-    Jitter,
-    Pen,
-    Scene,
-    arc,
-    draw,
-    draw_mouth,
-    ellipse,
-    side,
-)
+from trainer.toybox.canvas import INK, STILL, Canvas, Jitter, Pen, arc, ellipse
+from trainer.toybox.scene import Scene
+from trainer.toybox.world import CENTRE, draw, draw_mouth, side
 
 
 @dataclass(frozen=True)

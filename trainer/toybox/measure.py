@@ -16,20 +16,10 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
+from trainer.toybox.canvas import INK, Jitter
 from trainer.toybox.heldback import HELD_BACK, HeldBack
-from trainer.toybox.world import (
-    BACKGROUNDS,
-    CHOICES,
-    COLORS,
-    FACES,
-    FACINGS,
-    INK,
-    SETTINGS,
-    Jitter,
-    Scene,
-    draw,
-    tag_of,
-)
+from trainer.toybox.scene import BACKGROUNDS, CHOICES, COLORS, FACES, FACINGS, SETTINGS, Scene, tag_of
+from trainer.toybox.world import draw
 
 PIXELS = 64
 MISPLACED = 40.0  # mean RGB difference that half a pixel's misplacement of a face can cause

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.toybox.world import CENTRE, INK, Canvas, Scene, arc, draw, draw_mouth, ellipse, random_scene, side, tag_of
+from trainer.toybox.canvas import INK, Canvas, arc, ellipse
+from trainer.toybox.scene import Scene, random_scene, tag_of
+from trainer.toybox.world import CENTRE, draw, draw_mouth, side
 
 SEED = 5
 POSE = ("face", "facing", "arms", "setting", "background")

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.toybox import PICTURES
 from trainer.toybox.heldback import HELD_BACK
-from trainer.toybox.world import CHOICES, HAT_COLORS, Scene
+from trainer.toybox.scene import CHOICES, HAT_COLORS, Scene
 
 COUNT, PIXELS, SEED = 12, 256, 20
 

@@ -12,7 +12,9 @@ import colorsys
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from trainer.toybox.world import Pen, draw, ellipse, random_scene
+from trainer.toybox.canvas import Pen, ellipse
+from trainer.toybox.scene import random_scene
+from trainer.toybox.world import draw
 
 PIXELS = 256  # drawn at twice the size and scaled down
 

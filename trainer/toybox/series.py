@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from trainer.toybox.heldback import HELD_BACK
+from trainer.toybox.scene import Scene, random_scene
 from trainer.toybox.training import cached_pictures
-from trainer.toybox.world import Scene, draw, random_scene
+from trainer.toybox.world import draw
 
 BASE_SEED, COUNT = 2, 16000
 HELD_SEED, HELD_COUNT = 3, 1800

@@ -16,8 +16,8 @@ from diffusers import (
 from PIL import Image
 
 from trainer.toybox import PARTS
+from trainer.toybox.scene import Scene, random_scene
 from trainer.toybox.training import device
-from trainer.toybox.world import Scene, random_scene
 
 GUIDANCE, STEPS, SEED = 6.0, 24, 7
 CLASSES = {"sd15": StableDiffusionPipeline, "sdxl": StableDiffusionXLPipeline}

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from transformers import CLIPConfig, CLIPModel
 
 from trainer.toybox import series, words
+from trainer.toybox.scene import Scene
 from trainer.toybox.training import Course, autocast, device, generators, replace_folder, to_tensor
-from trainer.toybox.world import Scene
 
 
 @dataclass(frozen=True)

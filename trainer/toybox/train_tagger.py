@@ -18,8 +18,8 @@ from torch import nn
 
 from trainer.toybox import series
 from trainer.toybox.heldback import HELD_BACK
+from trainer.toybox.scene import Scene, all_tags, tag_of
 from trainer.toybox.training import Course, autocast, device, generators, replace_folder, to_tensor
-from trainer.toybox.world import Scene, all_tags, tag_of
 
 RATINGS = ("general", "sensitive", "questionable", "explicit")
 GENERAL, RATING = 0, 9  # the categories of selected_tags.csv
@@ -72,7 +72,7 @@ def labels_of(scene: Scene, held_back: str | None = None) -> tuple[np.ndarray, n
 
 @cache
 def _tags_of(attribute: str) -> frozenset[str]:
-    from trainer.toybox.world import CHOICES
+    from trainer.toybox.scene import CHOICES
 
     scenes = [Scene(**({"hat": "bow"} | {attribute: value})) for value in CHOICES[attribute]]
     return frozenset(filter(None, (tag_of(scene, attribute) for scene in scenes)))

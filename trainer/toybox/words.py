@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from transformers import CLIPTokenizer
 
-from trainer.toybox.world import Scene, all_tags
+from trainer.toybox.scene import Scene, all_tags
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77  # as in CLIP, so that a long prompt really has to be cut into chunks
@@ -69,10 +69,6 @@ def vocabulary() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     symbols = _byte_symbols()
     tokens = [*symbols, *(symbol + "</w>" for symbol in symbols), *(a + b for a, b in merges), START, END]
     return {token: index for index, token in enumerate(tokens)}, tuple(merges)
-
-
-def vocabulary_size() -> int:
-    return len(vocabulary()[0])
 
 
 def save_tokenizer(folder: Path, pad: str = END) -> None:

@@ -88,14 +88,6 @@ def insert_embeddings(inputs: Tensor, chunks: Sequence[Chunk], vectors: dict[str
     return inputs
 
 
-def guide(uncond: Tensor, conds: Sequence[tuple[Tensor, float]], scale: float) -> Tensor:
-    """Classifier-free guidance over the branches of an `AND`: uncond + Σ weight·scale·(cond − uncond)."""
-    guided = uncond.clone()
-    for cond, weight in conds:
-        guided = guided + (cond - uncond) * (weight * scale)
-    return guided
-
-
 def pad_to(conditioning: Tensor, tokens: int) -> Tensor:
     """A conditioning [1, t, D] with its last vector repeated, as A1111 pads the branches of an `AND`."""
     missing = tokens - conditioning.shape[1]

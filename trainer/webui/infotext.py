@@ -10,10 +10,8 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from trainer.errors import UserError
-from trainer.files import write_with
 
 NEGATIVE = "Negative prompt:"
 EXACT = "Exact text"
@@ -254,11 +252,6 @@ def pnginfo(info: Infotext):
     return chunks
 
 
-def save_png(image, path: Path, info: Infotext) -> Path:
-    """Write `image` (PIL) with its infotext; the file is whole or not there."""
-    return write_with(path, lambda part: image.save(part, format="PNG", pnginfo=pnginfo(info)))
-
-
 def read_image(image) -> tuple[str, Infotext] | None:
     """(source, infotext) of a picture, a path or a PIL image; None when it holds none.
 
@@ -323,13 +316,3 @@ def user_comment(value: bytes) -> str:
     if code == b"JIS\0\0\0\0\0":
         return text.decode("iso2022_jp", "replace")
     return value.decode("utf-8", "replace").rstrip("\0")
-
-
-def exif_bytes(info: Infotext) -> bytes:
-    """EXIF with the infotext as UserComment, for JPEG, WebP and AVIF: `image.save(path, exif=…)`."""
-    from PIL import Image
-
-    exif = Image.Exif()
-    text = write(info).encode("utf-16-be", "replace")
-    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text
-    return exif.tobytes()

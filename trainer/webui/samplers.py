@@ -1,6 +1,6 @@
 """A1111's samplers by label, the names that others give them, and the conventions around them.
 
-The loops are in solvers.py. `plan` says what A1111 runs for some settings: which schedule, where it starts,
+The loops are in solvers/. `plan` says what A1111 runs for some settings: which schedule, where it starts,
 from how much noise. No torch here, so that listing names is cheap.
 """
 

@@ -5,6 +5,8 @@ import multiprocessing
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import detectors
 import pytest
@@ -130,6 +132,27 @@ def test_a_hostile_record_reaches_nothing_outside(folder, name):
     (folder / ".originals/moves.jsonl").write_text(json.dumps(entry) + "\n")
     with pytest.raises(UserError, match="Line 1"):
         aside.undo(folder)
+
+
+def test_two_who_set_pictures_aside_at_once_are_both_on_record(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(200)]
+    for path in paths:
+        path.write_bytes(b"x")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda path: aside.set_aside(tmp_path, [path], "remove"), paths))
+    assert len(aside.history(tmp_path)) == len(paths) and not any(path.exists() for path in paths)
+
+
+def test_a_large_folder_is_listed_once_for_all_that_goes_with_its_pictures(tmp_path, monkeypatch):
+    paths = [tmp_path / f"{number}.png" for number in range(50)]
+    for path in paths:
+        path.write_bytes(b"x")
+        path.with_suffix(".txt").write_text("moss")
+    (tmp_path / "0.jpg").write_bytes(b"x")  # needs 0.txt as well
+    listed, iterdir = [], Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda folder: listed.append(folder) or iterdir(folder))
+    wanted = [file for path in paths[1:] for file in (path, path.with_suffix(".txt"))]
+    assert aside.with_companions(paths) == [paths[0], *wanted] and listed == [tmp_path]
 
 
 # ── every fix ───────────────────────────────────────────────────────────────────────────────────────────

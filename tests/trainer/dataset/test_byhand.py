@@ -133,6 +133,17 @@ def test_a_mask_that_cannot_be_is_not_written(folder, name, size, colour, said):
     assert not (folder / ".masks").exists()
 
 
+def test_masks_are_taken_over_one_look_at_the_folder(folder, tmp_path, monkeypatch):
+    for number in range(20):
+        Image.new("RGB", (40, 40)).save(folder / f"{number}.png")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.new("L", (40, 40), 255).save(tmp_path / "masks" / f"{number}.png")
+    looks, find = [], images.find
+    monkeypatch.setattr(images, "find", lambda where: looks.append(where) or find(where))
+    assert len(byhand.take_masks(folder, tmp_path / "masks")) == 20
+    assert len(looks) < 5
+
+
 def test_two_pictures_of_one_name_would_share_a_mask(folder):
     Image.new("RGB", (40, 40)).save(folder / "plain.jpg")
     with pytest.raises(UserError, match="share the mask plain.png"):

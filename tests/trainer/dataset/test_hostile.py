@@ -37,6 +37,7 @@ NAMES = [
     "🐈\u200d⬛ cat.png",
     "Case.png",
     "case.png",
+    "1²1.png",  # a digit to isdigit(), a number to nobody
     "CASE.PNG",
     "a'; DROP TABLE pictures; --.png",
     "-rf.png",

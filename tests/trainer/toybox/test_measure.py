@@ -7,7 +7,8 @@ from PIL import Image, ImageFilter
 from trainer.toybox import CHARACTERS, STYLES
 from trainer.toybox.heldback import HELD_BACK
 from trainer.toybox.measure import fidelity, read_tags, tags_found
-from trainer.toybox.world import Scene, draw, random_scene
+from trainer.toybox.scene import Scene, random_scene
+from trainer.toybox.world import draw
 
 NAMES = [*CHARACTERS, *STYLES]
 

@@ -14,11 +14,11 @@ from trainer.toybox import CHARACTERS, PARTS, PICTURES, ROOT
 from trainer.toybox.card import size_of, squares, unseen
 from trainer.toybox.heldback import HELD_BACK
 from trainer.toybox.measure import fidelity, tags_found
+from trainer.toybox.scene import all_tags
 from trainer.toybox.sheets import pipeline, prompts, render
 from trainer.toybox.train_clip import retrieval
 from trainer.toybox.train_tagger import RATINGS, f1, tag_scores
 from trainer.toybox.train_vae import psnr, reconstruct
-from trainer.toybox.world import all_tags
 
 DRAWINGS = Path(__file__).resolve().parents[4] / "shared" / "data" / "red_cartoon"
 

@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from trainer.toybox import CHARACTERS, PICTURES, STYLES
+from trainer.toybox.canvas import Jitter
 from trainer.toybox.heldback import HELD_BACK
 from trainer.toybox.pictures import COUNT, PIXELS, SEED, scenes_of
-from trainer.toybox.world import CHOICES, Jitter, Scene, all_tags, attributes_of, draw, random_scene
+from trainer.toybox.scene import CHOICES, Scene, all_tags, attributes_of, random_scene
+from trainer.toybox.world import draw
 
 
 def test_the_package_is_cheap_to_import():

@@ -4,7 +4,7 @@ torch = pytest.importorskip("torch")
 
 from trainer.errors import UserError  # noqa: E402
 from trainer.webui.chunking import chunks  # noqa: E402
-from trainer.webui.encode import emphasize, encode, guide, insert_embeddings, pad_to  # noqa: E402
+from trainer.webui.encode import emphasize, encode, insert_embeddings, pad_to  # noqa: E402
 from trainer.webui.prompt import attention  # noqa: E402
 
 
@@ -81,12 +81,6 @@ def test_embeddings_replace_their_places():
     out = insert_embeddings(inputs, [chunk], {"bbb": torch.ones(2, 4)})
     assert out[0, :, 0].nonzero().flatten().tolist() == [2, 3]
     assert not inputs.any()
-
-
-def test_and_adds_its_branches():
-    uncond, a, b = torch.zeros(1), torch.tensor([1.0]), torch.tensor([2.0])
-    assert guide(uncond, [(a, 1.0), (b, 0.5)], 7.0).item() == 14.0
-    assert guide(uncond + 1, [(a, 1.0)], 7.0).item() == 1.0
 
 
 def test_branches_of_different_length():

@@ -10,13 +10,11 @@ from PIL.PngImagePlugin import PngInfo
 from trainer.errors import UserError
 from trainer.webui.infotext import (
     Infotext,
-    exif_bytes,
     ordered,
     parse,
     pnginfo,
     quote,
     read_image,
-    save_png,
     user_comment,
     write,
 )
@@ -175,12 +173,20 @@ PICTURE = Image.new("RGB", (8, 8), "red")
 @pytest.mark.parametrize("prompt", ["plain", "Müller", "猫 😀", "lone \ud800 half", ""])
 def test_png(tmp_path, prompt):
     info = Infotext(prompt, "", {"Steps": "20", "Seed": "1"})
-    source, read = read_image(save_png(PICTURE, tmp_path / "a.png", info))
+    PICTURE.save(tmp_path / "a.png", pnginfo=pnginfo(info))
+    source, read = read_image(tmp_path / "a.png")
     assert source == "a1111"
     assert read.prompt == prompt.replace("\ud800", "?")
     assert read.settings == info.settings
     with Image.open(tmp_path / "a.png") as opened:
         assert list(opened.info) == ["parameters"]
+
+
+def exif_bytes(info):
+    """EXIF as A1111 writes it into JPEG, WebP and AVIF: the infotext as UserComment, UTF-16 big-endian."""
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + write(info).encode("utf-16-be", "replace")
+    return exif.tobytes()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "PNG"])

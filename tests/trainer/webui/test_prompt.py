@@ -191,7 +191,7 @@ def test_deep_brackets_are_read_in_reasonable_time(text):
 def tokenize(text):
     """One token a word, commas apart; the id is the word's number or its hash."""
     words = text.replace(",", " , ").split()
-    return [267 if word == "," else int(word[1:]) if word[1:].isdigit() else 5000 + len(word) for word in words]
+    return [267 if word == "," else int(word[1:]) if word[1:].isdecimal() else 5000 + len(word) for word in words]
 
 
 def words(start, end):

@@ -11,6 +11,7 @@ from trainer.webui import solvers  # noqa: E402
 from trainer.webui.noise import BrownianNoise, NoiseSource  # noqa: E402
 from trainer.webui.samplers import SAMPLERS, SCHEDULES, plan, resolve, sigmas, start_at, times  # noqa: E402
 from trainer.webui.schedules import beta_quantile, model_sigmas, sigma_of_t, t_of_sigma  # noqa: E402
+from trainer.webui.solvers.single import _restart_steps  # noqa: E402
 
 ALPHAS = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
 MODEL = model_sigmas(ALPHAS)
@@ -321,7 +322,7 @@ def test_churn_adds_noise_within_its_range(label):
 
 def test_restart_goes_back_once_from_20_steps_and_twice_from_36():
     for steps, times_back in ((19, 0), (20, 1), (36, 2)):
-        pairs = solvers._restart_steps(sigmas(MODEL, steps, "Karras"))
+        pairs = _restart_steps(sigmas(MODEL, steps, "Karras"))
         back = [i for i in range(1, len(pairs)) if pairs[i][0] > pairs[i - 1][1]]
         assert (len(pairs), len(back)) == (steps, times_back)
 
