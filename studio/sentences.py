@@ -23,6 +23,7 @@ SPOKEN = (
     "doctor.py",
     "errors.py",
     "recommend.py",
+    "export.py",
     "vote.py",
     "grid.py",
     "lifetime.py",
@@ -46,6 +47,7 @@ DONE = (
     "{operation}: {what}",
 )
 OURS = ("kind", "mode", "operation")
+PRINTED = ("Exported {file} ({size})", "In your prompt: {prompt}")  # by commands whose last words a page shows
 TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")

@@ -81,10 +81,13 @@ def ask_subject(preset: dict[str, Any]) -> dict[str, str]:
     usual = usual_names()
     scope = state.draft().get("data.folder", "")
     with left:
-        ask_base(preset)
+        miniature = ask_base(preset)
         forms.widget(known["name"], preset | usual, scope)
     with right:
         forms.widget(known["data.trigger"], preset | usual, scope)
+    if miniature:
+        st.caption(_("A miniature to try things on. For pictures like yours, put a checkpoint into models/."))
+        st.page_link("views/settings.py", label=_("Or use those of A1111, Forge or ComfyUI"), icon=":material/link:")
     return usual
 
 
@@ -94,8 +97,11 @@ def usual_names() -> dict[str, str]:
     return {"name": Path(folder).name, "data.trigger": usual_trigger()} if folder else {}
 
 
-def ask_base(preset: dict[str, Any]) -> None:
-    """A base that was found or any other that is typed; only here may a path lead outside the working folder."""
+def ask_base(preset: dict[str, Any]) -> bool:
+    """A base that was found or any other that is typed; only here may a path lead outside the working folder.
+
+    Returns whether it is a miniature because there is no other.
+    """
     usual = preset.get("model.base", TrainConfig().model.base)
     found = {base.path: base.label for base in places.bases()}
     value = state.draft().get("model.base", usual)
@@ -111,6 +117,7 @@ def ask_base(preset: dict[str, Any]) -> None:
         help=forms.explain(setting, usual, changed) + "\n\n" + _("Choose one, or type a path or hub id."),
     )
     set_or_drop("model.base", picked, usual)
+    return not found and picked in panels.toybox_bases()
 
 
 def ask_pictures() -> None:
@@ -193,12 +200,20 @@ def show_outcome(preset: dict[str, Any], usual: dict[str, str]) -> None:
         examples = cached_examples(config.data.model_dump_json(), stamp)
     except UserError as error:
         st.error(escape(error))
+        link_pictures()
         return
     show_steps(config, examples)
     blocked = show_problems(checks.check(config, examples), preset)
     show_buckets(config, examples)
     forecast.show(config, stamp)
     show_actions(config, preset, blocked)
+
+
+def link_pictures() -> None:
+    """To where what is wrong with them is shown and mended."""
+    if name := Path(state.draft().get("data.folder", "")).name:
+        label = _("Look at the pictures")
+        st.page_link("views/dataset.py", label=label, query_params={"dataset": name}, icon=":material/photo_library:")
 
 
 def configure(preset: dict[str, Any], usual: dict[str, str]) -> TrainConfig:
@@ -219,7 +234,7 @@ def cached_examples(data: str, stamp: tuple) -> list[Example]:
 
 def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     steps, per_epoch = count_steps(examples, config)
-    st.metric(_("Steps"), f"{steps:,}", label_visibility="collapsed")
+    st.metric(_("Steps"), plural(steps, "step"), label_visibility="collapsed")
     seen, loop = trained(examples), config.loop
     repeats = {example.repeats for example in seen}
     # Folders called 10_name, more folders and regularisation pictures have repeats of their own.
@@ -230,8 +245,7 @@ def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     )
     pictures = f"{plural(len(seen), 'picture')} × {times} × {plural(count_epochs(examples, config), 'epoch')}"
     size = f"{loop.batch_size}" + f" × {loop.gradient_accumulation}" * (loop.gradient_accumulation > 1)
-    batches = _("{pictures} ÷ batch {size} = {steps}")
-    st.text(batches.format(pictures=pictures, size=size, steps=plural(steps, "step")))
+    st.text(_("{pictures} ÷ batch {size}").format(pictures=pictures, size=size))
     if held := len(examples) - len(seen):
         st.caption(_("{pictures} held back for validation.").format(pictures=plural(held, "picture")))
     each = _("{steps} an epoch. Every epoch is saved as a finished file in runs/.")
@@ -247,6 +261,8 @@ def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> boo
         if problem.suggestion is not None:
             text = _("Set {name} to {value}").format(name=name, value=forms.shown(problem.suggestion))
             st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))
+        if problem.setting == "data.folder":
+            link_pictures()
     if len(problems) > 6:
         st.caption(_("… and {n} more").format(n=len(problems) - 6))
     return any(problem.severity == "error" for problem in problems)

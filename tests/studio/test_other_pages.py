@@ -222,7 +222,10 @@ def test_an_address_cannot_lead_out_of_the_folder(open_page, words, here):
 def test_tagging_starts_a_worker(open_page, here, started):
     draw_pictures(here / "datasets" / "moss")
     page = open_page("dataset")
-    page.text_input(key="tagger").set_value("wd14:some where; rm -rf /").run()
+    box = page.selectbox(key="tagger")
+    assert box.value.startswith("wd14:SmilingWolf/"), "what is right for pictures of one's own comes first"
+    box.options.append("wd14:some where; rm -rf /")  # AppTest cannot type
+    box.set_value("wd14:some where; rm -rf /")
     page.button(key="tag").click().run()
     assert not page.exception
     assert started[0][4:6] == ["tag", "datasets/moss"] and "--tagger=wd14:some where; rm -rf /" in started[0]

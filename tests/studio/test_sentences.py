@@ -43,9 +43,9 @@ def test_findings_of_a_real_folder(chinese, here):
     (folder / "01.txt").write_text("hat")
     (folder / "02.png").write_bytes((folder / "03.png").read_bytes())
     found = health.check(folder, trigger="moss").findings
-    assert {"few", "no caption", "trigger missing", "duplicate"} <= {finding.kind for finding in found}
+    assert {"few pictures", "no caption", "trigger missing", "duplicate"} <= {finding.kind for finding in found}
     for finding in found:
-        if finding.kind in ("few", "no caption", "trigger missing", "duplicate"):
+        if finding.kind in ("few pictures", "no caption", "trigger missing", "duplicate"):
             assert reads_chinese(sentences.said(finding.what)), finding.what
             assert reads_chinese(sentences.said(finding.remedy)), finding.remedy
 
