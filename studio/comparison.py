@@ -165,7 +165,8 @@ def head(table: Table) -> str:
         cells.append(f'<th title="{html.escape(prompt.prompt)}">{html.escape(prompt.name + leak)}</th>')
     for name in table.deciding():
         text, better = metric_label(name)
-        cells.append(f'<th class="score" title="{html.escape(explain(name))}">{html.escape(_(text))}{arrow(better)}</th>')
+        title = html.escape(explain(name))
+        cells.append(f'<th class="score" title="{title}">{html.escape(_(text))}{arrow(better)}</th>')
     return f"<tr>{''.join(cells)}</tr>"
 
 

@@ -22,8 +22,8 @@ TOYBOX = "wd14:toybox/tagger"
 def ask(name: str, folder: Path) -> None:
     known = {tagger: tagger for tagger in TAGGERS} | {TOYBOX: _("toybox: drawn creatures only, no download")}
     help = _(
-        "wd14 writes booru tags, florence and blip sentences. Choose one, which the hub sends at its first use, or type "
-        "wd14:FOLDER, florence:FOLDER, blip:FOLDER or another model of the hub."
+        "wd14 writes booru tags, florence and blip sentences. Choose one, which the hub sends at its first use, or "
+        "type wd14:FOLDER, florence:FOLDER, blip:FOLDER or another model of the hub."
     )
     tagger = st.selectbox(
         _("Tagger"),

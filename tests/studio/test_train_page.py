@@ -6,7 +6,7 @@ import time
 import pytest
 from trainees import draw_pictures
 
-from studio import forecast, jobs, panels
+from studio import forecast, jobs, panels, places
 from trainer import presets
 from trainer.config import settings
 from trainer.run import Run, find_runs
@@ -108,6 +108,15 @@ def test_saved_as_a_preset_it_is_offered_and_not_written_over(open_page, picture
     saved = presets.load("mine")
     assert saved.values["adapter.rank"] == 24 and "data.folder" not in saved.values
     assert [path.name for path in (here / "presets").iterdir()] == ["mine.toml"]
+
+
+def test_without_a_base_model_the_way_to_one_is_shown(open_page, words, pictures, here):
+    said = "put a checkpoint into models/"
+    assert said in words(open_page("train"))
+    (here / "models").mkdir(exist_ok=True)
+    with open(here / "models" / "dreamshaper.ckpt", "wb") as file:
+        file.truncate(places.SMALLEST_BASE)
+    assert said not in words(open_page("train"))
 
 
 def test_a_broken_picture_is_named(open_page, words, pictures):
