@@ -160,8 +160,9 @@ def choose_seed(evaluation: Evaluation, key: str) -> int:
 
 def head(table: Table) -> str:
     cells = [f'<th class="head">{html.escape(_("epoch"))}</th>']
+    question = " " + _("(leak?)")
     for prompt in table.prompts:
-        leak = f" ({_('leak?')})" if prompt.leak else ""
+        leak = question if prompt.leak else ""
         cells.append(f'<th title="{html.escape(prompt.prompt)}">{html.escape(prompt.name + leak)}</th>')
     for name in table.deciding():
         text, better = metric_label(name)

@@ -117,6 +117,16 @@ def test_the_report_speaks_the_readers_language(chinese, here):
     assert '"texts":{}' in (folder / "report.html").read_text(encoding="utf-8"), "English on the disk"
 
 
+def test_what_an_export_prints_and_how_lists_end(chinese):
+    for said in (
+        "Exported to models/moss.safetensors (1.86 MB)",
+        "Checked: loaded again, it draws the comparison's 'portrait' to within one step of 255.",
+        "In your prompt: <lora:moss:1> moss",
+        "00.jpg, 01.jpg, 02.jpg and 1 more",
+    ):
+        assert reads_chinese(sentences.said(said)), said
+
+
 def test_english_is_left_alone():
     assert sentences.said("alpha 64 is above dim 4") == "alpha 64 is above dim 4"
 

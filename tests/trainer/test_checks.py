@@ -57,6 +57,8 @@ CASES = [  # rule, settings and pictures with which it speaks, what it speaks of
         "optimizer.text_encoder_2_learning_rate",
         {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": True}, MANY,
     ),
+    (checks.missing_base, {"model__base": "models/none.ckpt"}, MANY, "model.base", {"model__base": "some/model"}, MANY),
+    (checks.missing_base, {"model__base": "/nowhere"}, MANY, "model.base", {"model__base": "toybox/sd15"}, MANY),
     (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
     *[
         (checks.attention_that_is_not_there, {"model__attention": "xformers"}, MANY, "model.attention", {}, MANY)
