@@ -102,6 +102,6 @@ def over_epochs(rows: list[dict[str, Any]], best: int | None) -> None:
         data = data.encode(strokeDash=altair.StrokeDash("run:N", title=None, legend=legend))
     layers = data.mark_line(strokeWidth=2, point=True)
     if best in epochs:
-        mark = altair.Chart(altair.Data(values=[{"epoch": best}])).mark_rule(strokeDash=[4, 4], opacity=0.6)
+        mark = altair.Chart(altair.Data(values=[{"epoch": best}])).mark_rule(strokeDash=[4, 4], color="#7c868d")
         layers = mark.encode(x="epoch:Q") + layers
     st.altair_chart(layers.properties(height=170), width="stretch")
