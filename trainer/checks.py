@@ -115,9 +115,10 @@ def attention_that_is_not_there(config: TrainConfig, examples: list[Example]) ->
 
 def missing_base(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     """Of what can only be a path; anything else may be a model of the hub."""
-    path = Path(config.model.base).expanduser()
+    base = config.model.base
+    path = Path(base).expanduser()
     if (path.suffix in (".safetensors", ".ckpt") or path.is_absolute()) and not path.exists():
-        yield Problem("model.base", "error", f"there is no base model at {config.model.base}: choose one that is there.")
+        yield Problem("model.base", "error", f"there is no base model at {base}: choose one that is there.")
 
 
 def missing_start(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:

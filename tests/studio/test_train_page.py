@@ -191,6 +191,9 @@ def test_kohya_settings_are_shown_and_fill_the_form(open_page, words, pictures):
     assert field(page, "number_input", "adapter.rank").value == 24
     assert field(page, "number_input", "loop.epochs").value == 7
     assert "● " in field(page, "number_input", "adapter.rank").label
+    # The base of the machine that it comes from is not on this one, and is not waited for until it is needed.
+    assert "there is no base model at /somewhere/<b>base" in words(page) and page.button(key="later").disabled
+    field(page, "selectbox", "model.base").select("toybox/sd15").run()
     page.button(key="later").click().run()
     assert not page.exception
     (run,) = find_runs()
