@@ -16,8 +16,6 @@ from trainer.cells import Evaluation
 from trainer.errors import UserError
 from trainer.vote import Ballot, Outcome, Pair, Ranking
 
-PAIR = 640  # px, of the larger picture on a wide screen
-
 
 def show(evaluation: Evaluation, folder: Path, ask_export: Callable[[int, str], None]) -> None:
     """The next pair, or the result. `ask_export(epoch, key)` draws the button that takes the winner."""
@@ -65,8 +63,8 @@ def show_pair(ballot: Ballot, pair: Pair, evaluation: Evaluation) -> None:
     prompt = next((one.prompt for one in evaluation.prompts if one.name == pair.prompt), "")
     st.markdown("**" + _("Which is better?") + "**")
     st.caption(escape(prompt))
-    for column, side, name in zip(st.columns(2), (pair.left, pair.right), (_("left"), _("right"))):
-        with column:
+    for column, key, side, name in zip(st.columns(2), "12", (pair.left, pair.right), (_("left"), _("right"))):
+        with column.container(key=f"pair {key}"):
             if comparison.inside(side.file):
                 # The file is named by its content, so nothing on the page tells which epoch it is.
                 st.image(str(ballot.folder / side.file), width="stretch", alt=name)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import state
+from studio import panels, state
 from studio.language import _, plural
 from studio.text import escape
 from trainer.dataset import edit
@@ -70,18 +70,19 @@ def ask(folder: Path, texts: Mapping[Path, str | None], of: int) -> None:
     operation = OPERATIONS[name]
     if operation.edit == "absorb":
         st.caption(_("What every caption names must be asked for later; what none names is learned by the trigger."))
-    what = st.text_input(_("Which"), key="bulk what", placeholder="hat, smile") if operation.which else ""
-    by = st.text_input(_("By"), key="bulk by") if operation.by else ""
+    label = _("Find") if operation.by else _("Tags")
+    what = st.text_input(label, key="bulk what", placeholder="hat, smile") if operation.which else ""
+    by = st.text_input(_("Replace with"), key="bulk by") if operation.by else ""
     try:
         made = plan(name, what, by, texts)
     except UserError as error:
         st.error(escape(error))
         return
-    show(made)
     if (what or not operation.which or operation.optional) and not made.changes:
         st.caption(_("This changes nothing."))
     label = _("Change {captions}").format(captions=plural(len(made.changes), "caption"))
     st.button(label, type="primary", key="bulk go", disabled=not made.changes, on_click=write, args=(folder, made))
+    show(made)
 
 
 def show(made: edit.Plan) -> None:
@@ -100,6 +101,7 @@ def write(folder: Path, made: edit.Plan) -> None:
     """As one step that undo takes back; nothing is written when a caption has changed since it was shown."""
     try:
         edit.apply(folder, made)
+        panels.close("bulk")
         state.notify(_("Saved {captions}.").format(captions=plural(len(made.changes), "caption")))
     except UserError as error:
         state.notify(str(error))

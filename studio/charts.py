@@ -79,14 +79,19 @@ def curve(run: str, metrics: list[dict[str, Any]], name: str, smoothing: float) 
     return rows[:: max(1, len(rows) // MOST_POINTS)]
 
 
-def over_epochs(rows: list[dict[str, Any]], title: str, best: int | None) -> None:
+def over_epochs(rows: list[dict[str, Any]], best: int | None) -> None:
     """One score over the epochs: rows of {"run", "epoch", "strength", "score"}, the recommended epoch marked."""
     import altair
 
     strengths = len({row["strength"] for row in rows}) > 1
     epochs = sorted({row["epoch"] for row in rows})
     data = altair.Chart(altair.Data(values=rows)).encode(
-        x=altair.X("epoch:Q", title=_("epoch"), axis=altair.Axis(grid=False, tickMinStep=1, values=epochs, format="d")),
+        x=altair.X(
+            "epoch:Q",
+            title=_("epoch"),
+            axis=altair.Axis(grid=False, tickMinStep=1, values=epochs, format="d"),
+            scale=altair.Scale(zero=False, padding=8),
+        ),
         y=altair.Y("score:Q", title=None, scale=altair.Scale(zero=False)),
         tooltip=["epoch:Q", "strength:Q", altair.Tooltip("score:Q", format=".3f")],
     )
@@ -97,6 +102,6 @@ def over_epochs(rows: list[dict[str, Any]], title: str, best: int | None) -> Non
         data = data.encode(strokeDash=altair.StrokeDash("run:N", title=None, legend=legend))
     layers = data.mark_line(strokeWidth=2, point=True)
     if best in epochs:
-        mark = altair.Chart(altair.Data(values=[{"epoch": best}])).mark_rule(strokeDash=[4, 4], opacity=0.6)
+        mark = altair.Chart(altair.Data(values=[{"epoch": best}])).mark_rule(strokeDash=[4, 4], color="#7c868d")
         layers = mark.encode(x="epoch:Q") + layers
-    st.altair_chart(layers.properties(height=190, title=title), width="stretch")
+    st.altair_chart(layers.properties(height=170), width="stretch")

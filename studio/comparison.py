@@ -12,17 +12,16 @@ from studio import charts, fullsize, panels
 from studio.language import _
 from studio.text import escape
 from trainer.cells import Evaluation, Prompt, Rendered, is_base
-from trainer.grid import Table, metric_label, row_label
+from trainer.grid import METRICS, Table, metric_label, row_label
 
 THUMBNAIL = 256  # longest side of a picture in the grid, px
-BESIDE = ("likeness", "bleed", "diversity", "loss")  # what a row of pictures is read with
 STYLE = """<style>
 .grid-of-epochs-frame { overflow-x: auto; }
 .grid-of-epochs { width: 100%; border-collapse: separate; border-spacing: 0 6px; table-layout: fixed; }
 .grid-of-epochs th { font-weight: 600; font-size: .8rem; text-align: left; padding: 2px 4px; opacity: .8;
   overflow-wrap: break-word; vertical-align: bottom; }
 .grid-of-epochs th.head { width: 5.6rem; }
-.grid-of-epochs th.score { width: 4.9rem; text-align: right; }
+.grid-of-epochs th.score { width: 4.3rem; text-align: right; cursor: help; }
 .grid-of-epochs th small { display: block; font-weight: 400; }
 .grid-of-epochs td { padding: 4px; vertical-align: middle; }
 .grid-of-epochs td.score { text-align: right; font-variant-numeric: tabular-nums; font-size: .85rem; }
@@ -108,7 +107,8 @@ def show_scores(evaluation: Evaluation) -> None:
             ]
             text, better = metric_label(name)
             with st.container():
-                charts.over_epochs(rows, f"{_(text)} · {_direction(better)}".rstrip(" ·"), best)
+                st.markdown(f"**{escape(_(text))}**{arrow(better)}", help=escape(explain(name)) or None)
+                charts.over_epochs(rows, best)
 
 
 def place(evaluation: Evaluation, epoch: int) -> dict[str, int | str]:
@@ -117,8 +117,17 @@ def place(evaluation: Evaluation, epoch: int) -> dict[str, int | str]:
     return {"epoch": int(number), "run": run.removesuffix(" epoch")}
 
 
-def _direction(better: str) -> str:
-    return {"higher": _("higher is better"), "lower": _("lower is better")}.get(better, "")
+def explain(name: str) -> str:
+    """What a score means, which way is better, and when not to believe it."""
+    metric = METRICS.get(name)
+    if metric is None:
+        return ""
+    way = {"higher": _("↑ higher is better."), "lower": _("↓ lower is better.")}.get(metric.better, "")
+    return " ".join(filter(None, [_(metric.meaning), way, _("Careful:"), _(metric.misleads)]))
+
+
+def arrow(better: str) -> str:
+    return {"higher": " ↑", "lower": " ↓"}.get(better, "")
 
 
 def draw(rows: list[str]) -> None:
@@ -149,22 +158,16 @@ def choose_seed(evaluation: Evaluation, key: str) -> int:
     return st.segmented_control(_("Seed"), seeds, default=seeds[0], required=True, key=key)
 
 
-def beside(table: Table) -> list[str]:
-    """The scores that stand beside the pictures, which want the room; the Scores tab has all of them."""
-    names = table.metrics()
-    return [name for name in names if name in BESIDE] or names[: len(BESIDE)]
-
-
 def head(table: Table) -> str:
     cells = [f'<th class="head">{html.escape(_("epoch"))}</th>']
+    question = " " + _("(leak?)")
     for prompt in table.prompts:
-        leak = f" ({_('leak?')})" if prompt.leak else ""
+        leak = question if prompt.leak else ""
         cells.append(f'<th title="{html.escape(prompt.prompt)}">{html.escape(prompt.name + leak)}</th>')
-    for name in beside(table):
+    for name in table.deciding():
         text, better = metric_label(name)
-        arrow = {"higher": " ↑", "lower": " ↓"}.get(better, "")
-        title = html.escape(_direction(better))
-        cells.append(f'<th class="score" title="{title}">{html.escape(_(text))}{arrow}</th>')
+        title = html.escape(explain(name))
+        cells.append(f'<th class="score" title="{title}">{html.escape(_(text))}{arrow(better)}</th>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -175,7 +178,7 @@ def row(table: Table, folder: Path, epoch: int, strength: float, seed: int, labe
         shown = table.cell(prompt, epoch, strength, seed if seed in seeds else seeds[0]) if seeds else None
         cells.append(f"<td>{picture(shown, table, prompt, folder)}</td>")
     scores = table.scores(epoch, 1.0 if is_base(epoch) else strength)
-    for metric in beside(table):
+    for metric in table.deciding():
         cells.append(f'<td class="score">{score(table, metric, scores.get(metric))}</td>')
     return f'<tr class="{"best" if best else ""}">{"".join(cells)}</tr>'
 
@@ -207,6 +210,6 @@ def score(table: Table, metric: str, value: float | None) -> str:
 
 
 def explain_grid() -> None:
-    better = _("↑ higher is better, ↓ lower is better.")
-    others = _("The other scores are in the Scores tab.")
-    st.caption(escape(" ".join([_("Click a picture to see it at full size."), better, others])))
+    ways = [_("↑ higher is better."), _("↓ lower is better.")]
+    others = _("All scores, and what they mean, are in the Scores tab.")
+    st.caption(escape(" ".join([_("Click a picture to see it at full size."), *ways, others])))

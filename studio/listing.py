@@ -45,8 +45,10 @@ def show_list(runs: list[Run], chosen: str) -> None:
     for run in runs[:LISTED]:
         list_entry(run, chosen)
     if runs[LISTED:]:
-        with st.expander(_("{n} older runs").format(n=len(runs) - LISTED)):
-            for run in runs[LISTED:]:
+        # Drawn only where somebody looks: the list is drawn anew every two seconds while something trains.
+        title = _("{n} older runs").format(n=len(runs) - LISTED)
+        with st.expander(title, key="older runs", on_change="rerun") as older:
+            for run in runs[LISTED:] if older.open else []:
                 list_entry(run, chosen)
 
 
@@ -61,8 +63,9 @@ def list_entry(run: Run, chosen: str) -> None:
             on_click=state.choose,
             args=("run", run.name),
         )
-        epochs = _("{n} of {total} epochs").format(n=len(run.epochs()), total=status.progress.epochs or "?")
-        st.caption(escape(f"{_(status.state)} · {epochs}"))
+        total = status.progress.epochs  # not known before its pictures are read
+        epochs = " · " + _("{n} of {total} epochs").format(n=len(run.epochs()), total=total) if total else ""
+        st.caption(escape(_(status.state) + epochs))
 
 
 def show_tensorboard() -> None:

@@ -33,7 +33,7 @@ def show(folder: Path, verdict: Health, trigger: str) -> None:
     for finding in verdict.findings:
         kinds.setdefault(finding.kind, []).append(finding)
     for kind, found in kinds.items():
-        title = f"{escape(_(kind))} · {len(found)}"
+        title = escape(_(kind)) + f" · {len(found)}" * (found[0].file is not None)  # else it is the folder's as a whole
         severity = found[0].severity
         key, expanded = f"kind {kind}", severity == "error"
         with st.expander(title, expanded, icon=ICONS[severity], key=key, on_change="rerun") as expander:

@@ -23,6 +23,7 @@ SPOKEN = (
     "doctor.py",
     "errors.py",
     "recommend.py",
+    "export.py",
     "vote.py",
     "grid.py",
     "lifetime.py",
@@ -48,6 +49,8 @@ DONE = (
     "{operation}: {what}",
 )
 OURS = ("kind", "mode", "operation")
+# What commands print whose last words a page shows, and how lists end that are filled in.
+PRINTED = ("Exported to {file} ({size})", "In your prompt: {prompt}", "{names} and {number} more")
 TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")

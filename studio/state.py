@@ -42,8 +42,10 @@ def select(label: str, kind: str, options: Sequence[str], **arguments: Any) -> s
     current = chosen(kind, options)
     if current is None:
         return None
-    picked = st.selectbox(label, options, index=options.index(current), key=f"select {kind}", **arguments)
-    return choose(kind, picked)
+    key = f"select {kind}"
+    # The address and a folder that was just added lead the widget; what is picked in it goes before either.
+    st.session_state[key] = current
+    return st.selectbox(label, options, key=key, on_change=lambda: choose(kind, st.session_state[key]), **arguments)
 
 
 def draft() -> dict[str, Any]:

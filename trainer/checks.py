@@ -113,6 +113,14 @@ def attention_that_is_not_there(config: TrainConfig, examples: list[Example]) ->
         yield Problem("model.attention", "warning", reason, "auto")
 
 
+def missing_base(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    """Of what can only be a path; anything else may be a model of the hub."""
+    base = config.model.base
+    path = Path(base).expanduser()
+    if (path.suffix in (".safetensors", ".ckpt") or path.is_absolute()) and not path.exists():
+        yield Problem("model.base", "error", f"there is no base model at {base}: choose one that is there.")
+
+
 def missing_start(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     file = config.adapter.start_from
     if file and not Path(file).expanduser().is_file():
@@ -332,6 +340,7 @@ RULES: list[Rule] = [
     unreadable_blocks,
     full_bf16_without_bf16,
     attention_that_is_not_there,
+    missing_base,
     missing_start,
     average_of_averages,
     learning_rate_of_one,

@@ -1,4 +1,7 @@
-"""The compare grid as one picture: epochs down, prompts across, scores on the right, the recommended row marked."""
+"""The compare grid as one picture: epochs down, prompts across, the deciding scores on the right, the best row marked.
+
+All scores are in scores.json and report.html beside it.
+"""
 
 from __future__ import annotations
 
@@ -114,7 +117,8 @@ class _Plan:
         self.label_width = round(max([4 * unit, *(text_width(name, 1.15 * unit) for name in names)]) + 3 * unit)
         self.columns, right = self._columns(self.margin + self.label_width)
         self.metrics_left = right + round(0.5 * unit)
-        labels = [metric_label(name)[0] for name in table.metrics()]
+        self.metrics = table.deciding()
+        labels = [metric_label(name)[0] for name in self.metrics]
         self.metric_width = round(max([4.6 * unit, *(text_width(label, unit) + 2.4 * unit for label in labels)]))
         self.row_height = max([column.box[1] for column in self.columns], default=cell)
         self.row_gap = round(0.9 * unit)
@@ -137,7 +141,7 @@ class _Plan:
 
     def _vertical(self, table: Table) -> None:
         unit = self.unit
-        self.right = self.metrics_left + len(table.metrics()) * self.metric_width
+        self.right = self.metrics_left + len(self.metrics) * self.metric_width
         self.width = max(self.right, self.margin + 40 * unit) + self.margin
         self.about = wrap(_about(table.evaluation), 0.9 * unit, self.width - 2 * self.margin, most=2)
         reason = (table.evaluation.recommended or {}).get("reason", "")
@@ -206,7 +210,7 @@ def _draw(plan: _Plan) -> Image.Image:
     for strength in plan.table.strengths:
         _draw_block(sheet, plan, strength, top)
         top += plan.block
-    if plan.table.metrics():
+    if plan.metrics:
         _draw_legend(sheet, plan, top + plan.unit)
     return sheet.image
 
@@ -256,7 +260,7 @@ def _draw_column_heads(sheet: _Sheet, plan: _Plan, top: int) -> None:
             x = column.left + index * (column.box[0] + plan.gap)
             label = wrap(f"seed {seed}", 0.8 * unit, column.box[0], most=1)
             sheet.text(x, bottom + 0.25 * unit, "".join(label), 0.8 * unit, SOFT)
-    for index, name in enumerate(plan.table.metrics()):
+    for index, name in enumerate(plan.metrics):
         right = plan.metrics_left + (index + 1) * plan.metric_width
         label, better = metric_label(name)
         sheet.text(right, top + 1.6 * unit, label, unit, align="right")
@@ -284,7 +288,7 @@ def _draw_row(sheet: _Sheet, plan: _Plan, epoch: int, strength: float, top: int)
             left = column.left + index * (column.box[0] + plan.gap)
             _draw_cell(sheet, plan, plan.table.cell(column.prompt, epoch, strength, seed), (left, top), column.box)
     scores = plan.table.scores(epoch, strength)
-    for index, name in enumerate(plan.table.metrics()):
+    for index, name in enumerate(plan.metrics):
         _draw_score(sheet, plan, name, scores.get(name), plan.metrics_left + (index + 1) * plan.metric_width, middle)
 
 
@@ -330,6 +334,8 @@ def _draw_score(sheet: _Sheet, plan: _Plan, name: str, value: float | None, righ
 def _draw_legend(sheet: _Sheet, plan: _Plan, y: float) -> None:
     unit, x = plan.unit, plan.margin
     text = "Bars run from the lowest to the highest value of their column."
+    if len(plan.metrics) < len(plan.table.metrics()):
+        text += " All scores are in report.html."
     sheet.text(x, y, text, 0.85 * unit, SOFT)
     x += text_width(text, 0.85 * unit) + 1.2 * unit
     for label, up, colour in (("higher is better", True, ACCENT), ("lower is better", False, WARNING)):

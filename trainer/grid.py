@@ -10,6 +10,8 @@ from trainer.cells import Evaluation, Prompt, Rendered, is_base
 from trainer.errors import UserError
 from trainer.metrics import METRICS
 
+DECIDING = ("likeness", "bleed", "diversity", "loss")  # what a row of pictures is read with
+
 
 class Table:
     """An evaluation as rows and columns to look things up in; the base is one row, whatever the strength."""
@@ -57,6 +59,11 @@ class Table:
         """The names of all scores that some row has: those of METRICS in its order, then others."""
         present = {name for scores in self._rows.values() for name in scores}
         return [name for name in METRICS if name in present] + sorted(present - METRICS.keys())
+
+    def deciding(self) -> list[str]:
+        """The few of `metrics` that stand beside the pictures, which want the room."""
+        names = self.metrics()
+        return [name for name in names if name in DECIDING] or names[: len(DECIDING)]
 
     def share(self, name: str, value: float) -> float:
         """How long the value's bar is, from 0 for the column's lowest value to 1 for its highest.

@@ -85,7 +85,9 @@ class Recorder:
         loss = values["loss"]
         if math.isfinite(loss):
             before = self.progress.loss
-            smooth = loss if before is None else SMOOTHING * before + (1 - SMOOTHING) * loss
+            # At first the plain mean: the very first loss, often the worst, must not outweigh fifty that follow.
+            kept = min(SMOOTHING, 1 - 1 / step)
+            smooth = loss if before is None else kept * before + (1 - kept) * loss
             self.progress = replace(self.progress, loss=smooth)
 
     def flush(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import streamlit as st
@@ -71,7 +72,7 @@ def ask_render(run: Run, others: dict[str, Run]) -> None:
         prompt_sets.edit(prompts)
     saved = [epoch.number for epoch in run.epochs()]
     epochs = st.multiselect(_("Epochs"), saved, placeholder=_("All"), key=f"render epochs {run.name}")
-    strengths = st.text_input(_("Strengths"), ", ".join(f"{s:g}" for s in settings.strengths), key=f"st {run.name}")
+    strengths = st.text_input(_("Strengths"), listed(settings.strengths), key=f"st {run.name}")
     seeds = st.text_input(_("Seeds"), ", ".join(map(str, settings.seeds)), key=f"seeds {run.name}")
     beside = ask_second(run, others) if others else []
     st.caption(_("Only pictures that are missing are rendered."))
@@ -129,13 +130,7 @@ def watch(subject: str, verb: str, label: str) -> None:
 def show_comparison(run: Run) -> None:
     found = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda path: -path.stat().st_mtime)
     if not found:
-        number = plural(len(run.epochs()), "saved epoch")
-        panels.empty(
-            _("Not rendered yet"),
-            _("{epochs} to look at. **Render …** draws the same prompts with the base and with each of them.").format(
-                epochs=number
-            ),
-        )
+        offer(run)
         return
     names = [path.parent.name for path in found]
     name = names[0] if len(names) == 1 else state.select(_("Comparison"), "comparison", names)
@@ -144,6 +139,24 @@ def show_comparison(run: Run) -> None:
     say_missing(run, evaluation)
     show_recommendation(run, evaluation)
     show_views(run, evaluation, folder)
+
+
+def offer(run: Run) -> None:
+    """The first comparison of a run, as its settings have it; nothing while the bar above tells how far it is."""
+    job = jobs.latest("evaluate", run.name)
+    if job and job.active:
+        return
+    number = plural(len(run.epochs()), "saved epoch")
+    about = _("{epochs} to look at. **Render …** draws the same prompts with the base and with each of them.")
+    panels.empty(_("Not rendered yet"), about.format(epochs=number))
+    with st.container(horizontal=True, horizontal_alignment="center"):
+        if st.button(_("Render all epochs"), type="primary", key="render all", icon=":material/brush:"):
+            usual = run.config.evaluation
+            render(run, usual.prompts, [], listed(usual.strengths), ", ".join(map(str, usual.seeds)), [])
+
+
+def listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def show_views(run: Run, evaluation: Evaluation, folder: Path) -> None:
@@ -255,7 +268,8 @@ def watch_export(subject: str) -> None:
     job = jobs.latest("export", subject)
     if job and job.state == "done" and time.time() - job.ended < NEWS:
         with st.container(border=True):
-            st.text(job.tail(5))
+            for line in job.tail(5).splitlines():
+                st.text(said(line))
             st.page_link("views/library.py", label=_("Open the library"), icon=":material/arrow_forward:")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from studio import (
+    adding,
     bulk,
     completion,
     contents,
@@ -23,20 +24,18 @@ from studio import (
     sieve,
     state,
     tables,
-    uploads,
+    tagging,
 )
 from studio.contents import Contents
 from studio.language import _, plural
 from studio.sentences import done
 from studio.text import escape
-from trainer import toybox
 from trainer.dataset import aside, health, images, masks
 from trainer.errors import UserError
 
 PAGE = 12  # pictures at once
 TAGS = 60  # in the list
 REFRESH = 2.0
-DEFAULT_TAGGER = "wd14:SmilingWolf/wd-swinv2-tagger-v3"
 
 
 def main() -> None:
@@ -52,85 +51,19 @@ def main() -> None:
     if not names:
         panels.empty(_("No pictures yet"), _("15 to 30 pictures of one character or style are a good start."))
         with st.container(border=True):
-            ask_upload([])
-            ask_link()
+            adding.ask("")
         return
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     with left:
         name = state.select(_("Folder in datasets/"), "dataset", names)
-    with right, st.popover(_("Add pictures"), width="stretch", icon=":material/add_photo_alternate:"):
-        ask_upload(names)
-        st.caption(_("A picture from the clipboard is added to the folder with Ctrl-V."))
-        ask_link()
-    pasting.listen(lambda files: add_pasted(name, files))
+    with right, panels.popover("add", _("Add pictures"), ":material/add_photo_alternate:"):
+        adding.ask(name)
+    adding.say_refused()
+    pasting.listen(lambda files: adding.add_pasted(name, files))
     try:
         show_folder(name, places.dataset(name))
     except UserError as error:
         st.error(escape(error))
-
-
-def ask_upload(names: list[str]) -> None:
-    """Pictures and captions dropped in; each is checked before it is written, and nothing is written over."""
-    with st.form("upload", border=False, clear_on_submit=True):
-        files = st.file_uploader(
-            _("Pictures, captions if you have them, or a zip of both"),
-            type=uploads.TAKEN,
-            accept_multiple_files=True,
-            key="files",
-        )
-        name = st.text_input(_("Into the folder"), state.chosen("dataset", names) or "", placeholder="moss-cat")
-        if not st.form_submit_button(_("Add"), type="primary"):
-            return
-    add(name, [(file.name, file.getvalue()) for file in files])
-
-
-def add(name: str, files: list[tuple[str, bytes]]) -> None:
-    """Write these into the folder and say what became of them."""
-    try:
-        report = uploads.save(name, files)
-    except UserError as error:
-        st.error(escape(error))
-        return
-    for refused in report.refused[:20]:
-        st.warning(escape(refused))
-    if report.written:
-        number = plural(len(report.written), "file")
-        state.notify(_("Added {files} to {folder}.").format(files=number, folder=report.folder))
-        state.choose("dataset", report.folder.name)
-        if not report.refused:
-            st.rerun()
-
-
-def add_pasted(name: str, files: list[tuple[str, bytes]]) -> None:
-    """Pictures from the clipboard, into the folder that is looked at."""
-    try:
-        report = uploads.save(name, files)
-        number = plural(len(report.written), "file")
-        said = [_("Added {files} to {folder}.").format(files=number, folder=report.folder)] if report.written else []
-        state.notify(" ".join([*said, *report.refused[:5]]))
-    except UserError as error:
-        state.notify(str(error))
-
-
-def ask_link() -> None:
-    """A folder that lies elsewhere on this machine."""
-    with st.form("link folder", border=False, clear_on_submit=True):
-        path = st.text_input(
-            _("Or a folder on this machine"),
-            placeholder="/home/you/pictures/moss",
-            key="link path",
-            help=_("Its pictures stay where they are, and captions are written beside them."),
-        )
-        if not st.form_submit_button(_("Use it")) or not path.strip():
-            return
-    try:
-        target = uploads.link(path)
-    except UserError as error:
-        st.error(escape(error))
-        return
-    state.notify(_("{folder} is now one of the folders.").format(folder=target.name))
-    state.choose("dataset", target.name)
-    st.rerun()
 
 
 # ── the folder ──────────────────────────────────────────────────────────────────────────────────────────
@@ -150,13 +83,14 @@ def show_folder(name: str, folder: Path) -> None:
     top = st.container()
     middle, side = st.columns([3, 1], gap="large")
     with side:
-        picked = show_tags(found.counts)
         mending.show(folder, verdict, found.trigger)
+        picked = show_tags(found.counts)
     with middle:
         shown = ask_filter(folder, stamp, picked)
-        show_gallery(folder, shown, found)
+        if shown is not None:
+            show_gallery(folder, shown, found)
     with top:
-        show_head(name, folder, found, shown, verdict)
+        show_head(name, folder, found, shown or [], verdict)
         handwork.show_waiting(folder, found.pictures)
     show_parts(folder, found, stamp)
 
@@ -205,13 +139,13 @@ def show_head(name: str, folder: Path, found: Contents, shown: list[Path], verdi
         st.badge(f"{word}: {verdict.score}/100", color="green" if verdict.ready and verdict.score >= 80 else "orange")
         busy = bool(job and job.active)
         with panels.popover("tag", _("Tag with …"), ":material/label:", width="content", disabled=busy):
-            ask_tag(name, folder)
-        with st.popover(_("Bulk edit"), icon=":material/edit_note:"):
+            tagging.ask(name, folder)
+        with panels.popover("bulk", _("Bulk edit"), ":material/edit_note:", width="content"):
             # A caption that cannot be read is not there to be changed.
             texts = {path: found.texts[path.as_posix()] for path in shown if path.as_posix() in found.texts}
             bulk.ask(folder, texts, len(found.pictures))
         show_undo(folder)
-    st.fragment(watch_tagging, run_every=REFRESH if job and job.active else None)(name)
+    st.fragment(tagging.watch, run_every=REFRESH if job and job.active else None)(name)
 
 
 def show_undo(folder: Path) -> None:
@@ -250,34 +184,10 @@ def take_back(folder: Path, verb: str) -> None:
         state.notify(str(error))
 
 
-def ask_tag(name: str, folder: Path) -> None:
-    usual = "wd14:toybox/tagger" if toybox.PARTS["tagger"].is_dir() else DEFAULT_TAGGER
-    tagger = st.text_input(_("Tagger"), usual, key="tagger", help=_("wd14:FOLDER or wd14:OWNER/MODEL of the hub."))
-    trigger = st.text_input(_("Trigger word"), key=f"tag trigger {name}", help=_("Written first into each caption."))
-    modes = {_("Leave captions that are there"): [], _("Add to them"): ["--append"], _("Replace them"): ["--overwrite"]}
-    mode = st.radio(_("Pictures that have a caption"), list(modes), key="tag mode")
-    threshold = st.slider(
-        _("Sureness"), 0.05, 0.95, 0.35, 0.05, key="threshold", help=_("Tags less sure are left out.")
-    )
-    if st.button(_("Start"), type="primary", key="tag", disabled=not tagger.strip()):
-        options = [f"--tagger={tagger.strip()}", f"--trigger={trigger.strip()}", f"--threshold={threshold}"]
-        jobs.start("tag", folder.as_posix(), *options, *modes[mode], subject=name)
-        panels.close("tag")
-        st.rerun()
-
-
-def watch_tagging(name: str) -> None:
-    active = panels.show_job(jobs.latest("tag", name), f"tag {name}", _("Tagging"))
-    if st.session_state.get("tagging", False) and not active:
-        st.session_state["tagging"] = False
-        st.rerun()
-    st.session_state["tagging"] = active
-
-
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[Path]:
+def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[Path] | None:
     """Those that pass, in the chosen order; none while the filter cannot be read."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         wanted = st.text_input(
@@ -299,7 +209,7 @@ def ask_filter(folder: Path, stamp: tuple[str, str], picked: list[str]) -> list[
         ]
     except UserError as error:
         st.error(escape(error))
-        return []
+        return None
 
 
 def passing(folder: Path, stamp: tuple[str, str], pictures: list[Path]) -> list[Path]:

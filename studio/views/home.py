@@ -72,11 +72,12 @@ def exported(project: projects.Project) -> str:
 
 
 def show_step(number: int, name: str, about: str, count: str, page: str, done, following: bool, project) -> None:
-    with st.container(border=True, height="stretch"):
+    with st.container(border=True, height="stretch", vertical_alignment="distribute"):
         mark = ":green[✔]" if done else ":primary[●]" if following else "○"
-        st.markdown(f"## {mark} {number} · {name}")
-        st.text(about)
-        st.caption(escape(count))
+        with st.container():
+            st.markdown(f"## {mark} {number} · {name}")
+            st.text(about)
+            st.caption(escape(count))
         label = {"dataset": _("Pictures"), "train": _("Set up"), "compare": _("Compare"), "library": _("Library")}
         address = {"dataset": project.name} if page in ("dataset", "train") and project.name else {}
         if page == "compare" and project.run is not None:

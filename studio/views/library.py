@@ -64,7 +64,7 @@ def show_card(path: Path) -> None:
             st.caption(_("No preview"))
     with about:
         with st.container(horizontal=True, horizontal_alignment="distribute"):
-            st.text(path.stem, width="content")
+            st.markdown(f"**{escape(path.stem)}**", width="content")
             if not places.is_own(path):
                 st.badge(_("of another tool"), color="gray")
         try:

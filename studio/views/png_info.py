@@ -7,7 +7,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import facts, loras, places, state
+from studio import facts, forms, loras, places, state
 from studio.language import _
 from studio.text import escape
 from trainer import pnginfo
@@ -15,6 +15,7 @@ from trainer.dataset import images
 from trainer.errors import UserError
 from trainer.kohya import LoraInfo, describe
 from trainer.run import slug
+from trainer.webui import infotext
 
 LARGEST = 1_000_000_000  # bytes of a file that is dropped in
 SETS = places.PRESETS / "prompts"
@@ -72,7 +73,8 @@ def show_picture(name: str, path: Path) -> None:
     with right:
         found = pnginfo.read(path)
         facts.show(pnginfo.lines(found))
-        st.space("small")
+        with st.expander(_("To copy, as A1111 writes it"), icon=":material/content_copy:", key="infotext"):
+            st.code(infotext.write(found.info), language=None, wrap_lines=True)
         with st.container(border=True):
             ask_append(found, name)
 
@@ -104,10 +106,8 @@ def show_lora(name: str, info: LoraInfo) -> None:
         st.caption(_("The file says nothing about its training settings."))
         return
     with st.expander(_("{n} training settings").format(n=len(values)), expanded=True, key="lora settings"):
-        for path, value in values.items():
-            with st.container(horizontal=True, horizontal_alignment="distribute", gap="small"):
-                st.caption(escape(path))
-                st.text(str(value))
+        known = forms.by_path()
+        facts.show((known[path].label, forms.shown(values[path])) for path in known if path in values)
     if st.button(_("Use these settings to train"), type="primary", key="use", icon=":material/tune:"):
         state.set_draft(values, "Defaults")
         st.switch_page("views/train.py")

@@ -44,7 +44,8 @@ def show() -> None:
     beside, detail = st.columns([1, 2.6], gap="large")
     with beside:
         listing.show_line()
-        listing.show_list(list(runs.values()), chosen)
+        with st.container(key="runs", gap="small"):
+            listing.show_list(list(runs.values()), chosen)
         st.space("small")
         listing.show_tensorboard()
         listing.show_trash()

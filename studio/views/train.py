@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from studio import forecast, forms, importing, jobs, line, panels, places, state
+from studio import forecast, forms, importing, jobs, line, panels, places, state, subject
 from studio.language import _, plural
 from studio.sentences import said
 from studio.text import escape
@@ -16,7 +15,7 @@ from trainer import checks, presets
 from trainer.config import DataConfig, TrainConfig, settings
 from trainer.dataset import buckets
 from trainer.errors import UserError
-from trainer.examples import Example, common_first_tag, count_epochs, count_steps, folders, load_examples, trained
+from trainer.examples import Example, count_epochs, count_steps, folders, load_examples, trained
 from trainer.files import write_text
 from trainer.run import Run, slug
 
@@ -33,7 +32,7 @@ def main() -> None:
         preset = choose_preset()
         with st.expander(_("Import from kohya"), icon=":material/input:", key="importing"):
             importing.ask(NO_PRESET)
-        usual = ask_subject(preset)
+        usual = subject.ask(preset)
         st.divider()
         front = [s.path for s in settings() if s.front and s.path not in OWN]
         forms.show(front, preset)
@@ -70,85 +69,6 @@ def choose_preset() -> dict[str, Any]:
 
 def first_preset(names: list[str]) -> str:
     return "sd15-character" if "sd15-character" in names else names[0]
-
-
-def ask_subject(preset: dict[str, Any]) -> dict[str, str]:
-    """Base, pictures, name and trigger; what follows from the folder for the last two."""
-    known = forms.by_path()
-    left, right = st.columns(2)
-    with right:
-        ask_pictures()
-    usual = usual_names()
-    scope = state.draft().get("data.folder", "")
-    with left:
-        ask_base(preset)
-        forms.widget(known["name"], preset | usual, scope)
-    with right:
-        forms.widget(known["data.trigger"], preset | usual, scope)
-    return usual
-
-
-def usual_names() -> dict[str, str]:
-    """Name and trigger as they follow from the folder, where nothing else was said."""
-    folder = state.draft().get("data.folder", "")
-    return {"name": Path(folder).name, "data.trigger": usual_trigger()} if folder else {}
-
-
-def ask_base(preset: dict[str, Any]) -> None:
-    """A base that was found or any other that is typed; only here may a path lead outside the working folder."""
-    usual = preset.get("model.base", TrainConfig().model.base)
-    found = {base.path: base.label for base in places.bases()}
-    value = state.draft().get("model.base", usual)
-    options = list(dict.fromkeys([value, usual, *found, *panels.toybox_bases()]))
-    setting = forms.by_path()["model.base"]
-    changed = "model.base" in state.draft()
-    picked = st.selectbox(
-        forms.label(setting, changed),
-        options,
-        key=f"set {state.generation()} model.base",
-        format_func=lambda path: found.get(path, path),
-        accept_new_options=True,
-        help=forms.explain(setting, usual, changed) + "\n\n" + _("Choose one, or type a path or hub id."),
-    )
-    set_or_drop("model.base", picked, usual)
-
-
-def ask_pictures() -> None:
-    names = places.datasets()
-    if not names:
-        st.text(_("Pictures"))
-        st.caption(_("No folder in datasets/ yet."))
-        st.page_link("views/dataset.py", label=_("Add pictures"), icon=":material/add_photo_alternate:")
-        return
-    name = state.select(_("Pictures"), "dataset", names, help=_("A folder in datasets/ with pictures and captions."))
-    state.draft()["data.folder"] = (places.DATASETS / name).as_posix()
-
-
-def usual_trigger() -> str:
-    """What all captions begin with, offered where nothing else was said."""
-    folder = state.draft().get("data.folder")
-    if not folder:
-        return ""
-    try:
-        return trigger_of(folder, panels.stamp(Path(folder)))
-    except UserError:
-        return ""
-
-
-@st.cache_data(max_entries=50, show_spinner=False)
-def trigger_of(folder: str, stamp: tuple) -> str:
-    return common_first_tag(Path(folder))
-
-
-def set_or_drop(path: str, value: Any, usual: Any) -> None:
-    draft = state.draft()
-    changed = path in draft
-    if value is None or value == usual:
-        draft.pop(path, None)
-    else:
-        draft[path] = value
-    if changed != (path in draft):
-        st.rerun()
 
 
 def show_advanced(preset: dict[str, Any]) -> None:
@@ -193,6 +113,7 @@ def show_outcome(preset: dict[str, Any], usual: dict[str, str]) -> None:
         examples = cached_examples(config.data.model_dump_json(), stamp)
     except UserError as error:
         st.error(escape(error))
+        subject.link_pictures()
         return
     show_steps(config, examples)
     blocked = show_problems(checks.check(config, examples), preset)
@@ -219,7 +140,7 @@ def cached_examples(data: str, stamp: tuple) -> list[Example]:
 
 def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     steps, per_epoch = count_steps(examples, config)
-    st.metric(_("Steps"), f"{steps:,}", label_visibility="collapsed")
+    st.metric(_("Steps"), plural(steps, "step"), label_visibility="collapsed")
     seen, loop = trained(examples), config.loop
     repeats = {example.repeats for example in seen}
     # Folders called 10_name, more folders and regularisation pictures have repeats of their own.
@@ -230,8 +151,7 @@ def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     )
     pictures = f"{plural(len(seen), 'picture')} × {times} × {plural(count_epochs(examples, config), 'epoch')}"
     size = f"{loop.batch_size}" + f" × {loop.gradient_accumulation}" * (loop.gradient_accumulation > 1)
-    batches = _("{pictures} ÷ batch {size} = {steps}")
-    st.text(batches.format(pictures=pictures, size=size, steps=plural(steps, "step")))
+    st.text(_("{pictures} ÷ batch {size}").format(pictures=pictures, size=size))
     if held := len(examples) - len(seen):
         st.caption(_("{pictures} held back for validation.").format(pictures=plural(held, "picture")))
     each = _("{steps} an epoch. Every epoch is saved as a finished file in runs/.")
@@ -247,6 +167,8 @@ def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> boo
         if problem.suggestion is not None:
             text = _("Set {name} to {value}").format(name=name, value=forms.shown(problem.suggestion))
             st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))
+        if problem.setting == "data.folder":
+            subject.link_pictures()
     if len(problems) > 6:
         st.caption(_("… and {n} more").format(n=len(problems) - 6))
     return any(problem.severity == "error" for problem in problems)

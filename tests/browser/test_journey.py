@@ -266,6 +266,8 @@ def test_a_newcomer_from_nothing_to_an_exported_lora(page, settle, until, tmp_pa
         page.goto(f"{studio}/dataset")
         settle(page)
         page.get_by_role("button", name="Tag with").click()
+        page.get_by_role("combobox", name="Tagger").click()
+        page.get_by_role("option", name="toybox").click()
         page.get_by_role("textbox", name="Trigger word").fill("moss")
         page.keyboard.press("Tab")
         settle(page)

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 from comparisons import make_comparison
+from PIL import Image
 from serving import SCREENSHOTS, served
 from trainees import draw_pictures
 
@@ -19,6 +20,11 @@ def studio(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         draw_pictures(folder / "datasets" / "moss")
+        shapes = folder / "datasets" / "shapes"
+        shapes.mkdir()
+        for name, size in (("tall", (300, 900)), ("wide", (900, 300))):
+            Image.new("RGB", size, "teal").save(shapes / f"{name}.png")
+        (shapes / "wide.txt").write_text(", ".join(f"tag {number}" for number in range(40)))
         make_comparison()
         with served(folder) as address:
             yield address
@@ -43,6 +49,25 @@ def test_page(name, new_context, studio, settle):
         ]
         assert problems == [], f"{theme} {width}"
         context.close()
+
+
+INSIDE = """image => {
+  const [inner, outer] = [image, image.parentElement].map(one => one.getBoundingClientRect());
+  return inner.height > 20 && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+}"""
+
+
+def test_no_picture_is_cut_off_in_its_card(page, studio, settle):
+    page.goto(f"{studio}/dataset?dataset=shapes")
+    settle(page)
+    for name in ("tall.png", "wide.png"):
+        image = page.get_by_role("group", name=name).get_by_role("img")
+        image.scroll_into_view_if_needed()
+        assert image.evaluate(INSIDE), name
+    # Many tags neither push the next row away nor hide one.
+    chips = page.get_by_role("group", name="wide.png").locator(".chips")
+    assert chips.bounding_box()["height"] < 300
+    chips.get_by_role("button", name="Remove tag 39").scroll_into_view_if_needed()
 
 
 def test_an_upload_without_the_xsrf_token_is_refused(studio, browser):

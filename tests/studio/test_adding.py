@@ -33,6 +33,41 @@ def test_a_folder_elsewhere_is_used_where_it_is(open_page, words, here, tmp_path
     assert len(places.datasets()) == 2
 
 
+def test_what_was_chosen_stays_until_it_is_taken_and_is_shown_then(open_page, words, here):
+    content = (draw_pictures(here / "datasets" / "moss") / "00.png").read_bytes()
+    page = open_page("dataset")
+    page.file_uploader(key="files 0").upload("new.png", content, "image/png")
+    folder_of(page).set_value("")
+    page.button[0].click().run()
+    assert "Give the folder a plain name" in words(page) and len(page.file_uploader(key="files 0").value) == 1
+    folder_of(page).set_value("hat")
+    page.button[0].click().run()
+    assert not page.exception and page.query_params["dataset"] == "hat"
+    assert page.selectbox(key="select dataset").value == "hat" and "1 picture" in words(page)
+    assert not page.file_uploader(key="files 1").value and not page.session_state["popover add"]
+    # The refused of several are named above what was taken.
+    page.file_uploader(key="files 1").upload("two.png", content, "image/png").upload("new.png", content, "image/png")
+    page.button[0].click().run()
+    assert "2 pictures" in words(page) and "new.png is there already." in words(page)
+    assert "new.png is there already." not in words(page.run())
+
+
+def folder_of(page):
+    return next(one for one in page.text_input if one.label == "Into the folder")
+
+
+def test_the_address_leads_and_what_is_picked_leads_the_address(open_page, here):
+    for name in ("hat", "moss"):
+        draw_pictures(here / "datasets" / name)
+    page = open_page("dataset", dataset="moss")
+    box = page.selectbox(key="select dataset")
+    assert box.value == "moss"
+    box.set_value("hat").run()
+    assert page.query_params["dataset"] == "hat"
+    page.query_params["dataset"] = "moss"  # as the browser's Back does it
+    assert page.run().selectbox(key="select dataset").value == "moss"
+
+
 @pytest.mark.parametrize("path", ["", "moss", "../moss", "/nowhere/at/all", "/etc/passwd"])
 def test_what_is_no_folder_with_pictures_is_not_linked(here, path):
     draw_pictures(here / "moss")

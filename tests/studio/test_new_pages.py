@@ -93,6 +93,9 @@ def test_a_loras_settings_go_to_the_train_form(open_page, here):
     )
     page = open_page("png_info")
     page.file_uploader(key="drop").upload("x.safetensors", path.read_bytes()).run()
+    labels, values = [one.value for one in page.caption], [one.value for one in page.text]
+    assert {"Network dim", "Learning rate (UNet)"} <= {text.replace("\\", "") for text in labels}, "as the form says it"
+    assert {"24", "0.0002"} <= set(values) and "adapter.rank" not in labels
     page.button(key="use").click().run()
     assert not page.exception
     draft = page.session_state["draft"]

@@ -1,6 +1,7 @@
 """Home, dataset, compare and library over nothing, over something, and over what is broken."""
 
 import json
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from trainer import presets
 from trainer.cells import Evaluation
 from trainer.dataset import captions
 from trainer.loop import train
+from trainer.metrics import METRICS
 from trainer.run import Run
 
 
@@ -222,7 +224,10 @@ def test_an_address_cannot_lead_out_of_the_folder(open_page, words, here):
 def test_tagging_starts_a_worker(open_page, here, started):
     draw_pictures(here / "datasets" / "moss")
     page = open_page("dataset")
-    page.text_input(key="tagger").set_value("wd14:some where; rm -rf /").run()
+    box = page.selectbox(key="tagger")
+    assert box.value.startswith("wd14:SmilingWolf/"), "what is right for pictures of one's own comes first"
+    box.options.append("wd14:some where; rm -rf /")  # AppTest cannot type
+    box.set_value("wd14:some where; rm -rf /")
     page.button(key="tag").click().run()
     assert not page.exception
     assert started[0][4:6] == ["tag", "datasets/moss"] and "--tagger=wd14:some where; rm -rf /" in started[0]
@@ -296,6 +301,26 @@ def test_a_run_that_was_not_rendered_offers_it(open_page, words, started):
     page.button(key="render").click().run()
     assert not page.exception
     assert started[0][4:6] == ["evaluate", f"runs/{run.name}"] and "--prompts=character" in started[0]
+
+
+def test_where_nothing_is_rendered_one_click_renders_all(open_page, words, started):
+    run = Run.create(presets.layer({"name": "moss", "evaluation.seeds": [3, 4], "evaluation.strengths": [0.5, 1]}))
+    run.epoch_path(1).write_bytes(b"LoRA")
+    page = open_page("compare")
+    page.button(key="render all").click().run()
+    assert not page.exception
+    assert started[0][4:6] == ["evaluate", f"runs/{run.name}"]
+    assert {"--prompts=character", "--strengths=0.5, 1", "--seeds=3, 4"} <= set(started[0])
+    assert "Not rendered yet" not in words(page.run()), "a bar says how far it is"
+
+
+def test_every_score_is_explained(open_page):
+    make_comparison()
+    page = open_page("compare")
+    assert METRICS["likeness"].meaning in unescape("".join(one.value for one in page.get("html")))
+    page.session_state["view"] = "Scores"
+    helps = {one.value: one.help for one in page.run().markdown if one.help}
+    assert any(METRICS["likeness"].meaning in text.replace("\\", "") for text in helps.values())
 
 
 def test_export_starts_a_worker(open_page, started):

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from studio import charts, jobs
+from studio import charts, jobs, listing
 from trainer import presets
 from trainer.run import COMMANDS, Progress, Run
 
@@ -78,6 +78,16 @@ def test_a_broken_run_folder_breaks_nothing(open_page, words):
         (run.path / file).write_text("]{")
     for run in broken:
         assert run.name in words(open_page("runs", run=run.name))
+
+
+def test_older_runs_are_drawn_only_where_somebody_looks(open_page):
+    for number in range(listing.LISTED + 3):
+        Run.create(presets.layer({"name": f"moss-{number:02}"}))
+    page = open_page("runs")
+    shown = [one for one in page.button if one.key and one.key.startswith("open ")]
+    assert len(shown) == listing.LISTED
+    page.session_state["older runs"] = True
+    assert len([one for one in page.run().button if one.key and one.key.startswith("open ")]) == listing.LISTED + 3
 
 
 def test_the_loss_is_drawn_for_several_runs(open_page):

@@ -43,9 +43,9 @@ def test_findings_of_a_real_folder(chinese, here):
     (folder / "01.txt").write_text("hat")
     (folder / "02.png").write_bytes((folder / "03.png").read_bytes())
     found = health.check(folder, trigger="moss").findings
-    assert {"few", "no caption", "trigger missing", "duplicate"} <= {finding.kind for finding in found}
+    assert {"few pictures", "no caption", "trigger missing", "duplicate"} <= {finding.kind for finding in found}
     for finding in found:
-        if finding.kind in ("few", "no caption", "trigger missing", "duplicate"):
+        if finding.kind in ("few pictures", "no caption", "trigger missing", "duplicate"):
             assert reads_chinese(sentences.said(finding.what)), finding.what
             assert reads_chinese(sentences.said(finding.remedy)), finding.remedy
 
@@ -115,6 +115,16 @@ def test_the_report_speaks_the_readers_language(chinese, here):
     said = [found["texts"][text] for text in report.texts_about(evaluation)]
     assert len(said) > 6 and all(map(reads_chinese, said))
     assert '"texts":{}' in (folder / "report.html").read_text(encoding="utf-8"), "English on the disk"
+
+
+def test_what_an_export_prints_and_how_lists_end(chinese):
+    for said in (
+        "Exported to models/moss.safetensors (1.86 MB)",
+        "Checked: loaded again, it draws the comparison's 'portrait' to within one step of 255.",
+        "In your prompt: <lora:moss:1> moss",
+        "00.jpg, 01.jpg, 02.jpg and 1 more",
+    ):
+        assert reads_chinese(sentences.said(said)), said
 
 
 def test_english_is_left_alone():

@@ -6,7 +6,7 @@ import time
 import pytest
 from trainees import draw_pictures
 
-from studio import forecast, jobs, panels
+from studio import forecast, jobs, panels, places
 from trainer import presets
 from trainer.config import settings
 from trainer.run import Run, find_runs
@@ -113,6 +113,15 @@ def test_saved_as_a_preset_it_is_offered_and_not_written_over(open_page, picture
     assert [path.name for path in (here / "presets").iterdir()] == ["mine.toml"]
 
 
+def test_without_a_base_model_the_way_to_one_is_shown(open_page, words, pictures, here):
+    said = "put a checkpoint into models/"
+    assert said in words(open_page("train"))
+    (here / "models").mkdir(exist_ok=True)
+    with open(here / "models" / "dreamshaper.ckpt", "wb") as file:
+        file.truncate(places.SMALLEST_BASE)
+    assert said not in words(open_page("train"))
+
+
 def test_a_broken_picture_is_named(open_page, words, pictures):
     (pictures / "bad.png").write_bytes(b"nothing")
     assert "bad.png" in words(open_page("train"))
@@ -185,6 +194,9 @@ def test_kohya_settings_are_shown_and_fill_the_form(open_page, words, pictures):
     assert field(page, "number_input", "adapter.rank").value == 24
     assert field(page, "number_input", "loop.epochs").value == 7
     assert "● " in field(page, "number_input", "adapter.rank").label
+    # The base of the machine that it comes from is not on this one, and is not waited for until it is needed.
+    assert "there is no base model at /somewhere/<b>base" in words(page) and page.button(key="later").disabled
+    field(page, "selectbox", "model.base").select("toybox/sd15").run()
     page.button(key="later").click().run()
     assert not page.exception
     (run,) = find_runs()

@@ -63,6 +63,8 @@ CASES = [  # rule, settings and pictures with which it speaks, what it speaks of
         {"loss__p2_gamma": 1}, MANY, "loss.min_snr_gamma",
         {"loss__p2_gamma": 1, "loss__min_snr_gamma": 0}, MANY,
     ),
+    (checks.missing_base, {"model__base": "models/none.ckpt"}, MANY, "model.base", {"model__base": "some/model"}, MANY),
+    (checks.missing_base, {"model__base": "/nowhere"}, MANY, "model.base", {"model__base": "toybox/sd15"}, MANY),
     (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
     *[
         (checks.attention_that_is_not_there, {"model__attention": "xformers"}, MANY, "model.attention", {}, MANY)

@@ -170,6 +170,19 @@ def test_known_metrics_come_in_their_order_and_others_after_them(tmp_path):
     assert Table(evaluation).metrics() == ["likeness", "bleed", "a fidelity of my own"]
 
 
+def test_the_scores_that_decide_stand_beside_the_pictures_and_leave_them_the_room(tmp_path):
+    evaluation = make(tmp_path)
+    few = draw_grid(evaluation, tmp_path)
+    for row in evaluation.rows:
+        row.scores.update(burn=1.0, memorisation=0.1, prompt=0.5, aesthetic=5.0)
+    table = Table(evaluation)
+    assert table.deciding() == ["likeness", "bleed"] and len(table.metrics()) == 6
+    assert draw_grid(evaluation, tmp_path).width == few.width
+    for row in evaluation.rows:  # of scores that are all of somebody's own, the first few
+        row.scores = {f"own {number}": 0.5 for number in range(9)}
+    assert len(Table(evaluation).deciding()) == 4
+
+
 @pytest.mark.parametrize(
     ("epochs", "words"),
     [((0, 1, 2, 3), "epochs 1 to 3"), ((0, 2, 4), "epochs 2, 4"), ((0, 7), "epoch 7"), ((0,), "base only")],

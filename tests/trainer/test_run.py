@@ -43,6 +43,19 @@ def test_steps_that_suddenly_take_much_longer_raise_an_alarm(run, capsys):
     assert alarm_after(1.2) == ""
 
 
+def test_the_loss_that_is_shown_is_the_mean_of_a_short_run(run):
+    recorder = Recorder(run)
+    for step, loss in enumerate((0.8, 0.2, 0.2, 0.2), 1):
+        recorder.metrics(step, {"loss": loss})
+    assert recorder.progress.loss == pytest.approx(0.35)
+    recorder.close()
+    resumed = Recorder(run)  # begins anew, and far from the start moves slowly
+    for step, loss in ((900, 0.2), (901, 1.2)):
+        resumed.metrics(step, {"loss": loss})
+    assert resumed.progress.loss == pytest.approx(0.22)
+    resumed.close()
+
+
 def test_a_newer_trainers_status_is_read_as_far_as_it_is_known(run):
     run.write_status("stopped", "at step 3", Progress(step=3))
     path = run.path / "status.json"

@@ -186,7 +186,7 @@ def export(
 
     changes = {"strength": strength, "rank": rank, "dtype": dtype, "merge": parse_merge(merge)}
     result = export_run(Run.open(run), epoch, to=to, name=name, overwrite=overwrite, device=device, **changes)
-    console.print(f"Exported [bold]{plain(str(result.path))}[/] ({file_size(result.path)})")
+    console.print(f"Exported to [bold]{plain(str(result.path))}[/] ({file_size(result.path)})")
     console.print(plain(result.verification))
     console.print(plain(f"In your prompt: <lora:{result.path.stem}:1>" + (f" {result.trigger}" * bool(result.trigger))))
 

@@ -109,7 +109,8 @@ def _few(seen: Folder, _) -> list[Finding]:
     if number >= 8:
         return []
     what = f"{count(number, 'picture')} may be too few: poses and backgrounds are learned along with the subject"
-    return [Finding("few", "hint", None, what, "Add pictures in other poses, places and light, 15 to 30 in all")]
+    remedy = "Add pictures in other poses, places and light, 15 to 30 in all"
+    return [Finding("few pictures", "hint", None, what, remedy)]
 
 
 def _captions(seen: Folder, _) -> list[Finding]:

@@ -56,7 +56,7 @@ KINDS: dict[str, int] = {
     "foreign": 20,
     "long caption": 15,
     "repeated caption": 10,
-    "few": 10,
+    "few pictures": 10,
     "animated": 10,
     "unbalanced": 5,
     "odd colours": 5,

@@ -116,7 +116,7 @@ def whole(folder: Path, pictures: list[Picture], broken: list[Broken]) -> list[P
         names = listed([str(file) for file in broken], separator="; ")
         raise UserError(
             f"{subject} in {shown(folder)} cannot be used: {names}. "
-            f"Repair or remove {object}, then run the command again."
+            f"Repair or remove {object} first."
         )
     return pictures
 
@@ -186,7 +186,7 @@ def decode(path: Path, file: IO[bytes]) -> Image.Image:
     try:
         return _decode(file)
     except _Unusable as error:
-        raise UserError(f"{shown(path)} {error}. Repair or remove it, then run the command again.") from error
+        raise UserError(f"{shown(path)} {error}. Repair or remove it first.") from error
 
 
 class _Unusable(Exception):

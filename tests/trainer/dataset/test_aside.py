@@ -240,8 +240,8 @@ def test_every_fix_mends_what_it_is_for_and_is_undone(folder, tmp_path, kind):
 
 
 def test_kinds_without_a_fix_say_so(folder):
-    with pytest.raises(UserError, match="'few' has no fix"):
-        fixes.plan("few", [])
+    with pytest.raises(UserError, match="'few pictures' has no fix"):
+        fixes.plan("few pictures", [])
     with pytest.raises(UserError, match="--trigger"):
         fixes.plan("no caption", [])
     assert set(fixes.FIXES) <= set(health.KINDS)

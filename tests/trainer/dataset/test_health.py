@@ -98,8 +98,8 @@ def test_few_pictures_are_a_hint(tmp_path):
     draw(tmp_path / "a.png")
     (tmp_path / "a.txt").write_text("x")
     report = health.check(tmp_path)
-    assert [finding.kind for finding in report.findings] == ["few"] and report.ready
-    assert report.reasons == ["−10: few (1 of 1 picture)"]
+    assert [finding.kind for finding in report.findings] == ["few pictures"] and report.ready
+    assert report.reasons == ["−10: few pictures (1 of 1 picture)"]
 
 
 def test_no_folder_is_an_error(tmp_path):
