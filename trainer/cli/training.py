@@ -34,7 +34,9 @@ def train(
     name: NameOption = "",
     trigger: TriggerOption = "",
     set_: SetOption = None,
-    as_kohya: Annotated[bool, typer.Option(help="Print the same run for kohya's sd-scripts instead.")] = False,
+    as_kohya: Annotated[
+        bool, typer.Option(help="Print the same run for kohya's sd-scripts instead (bash; on Windows PowerShell).")
+    ] = False,
 ):
     """Train a LoRA; every epoch is saved as a finished file."""
     config = configure(preset, base, data, name, trigger, set_ or [])
@@ -94,7 +96,7 @@ def print_change(found) -> None:
 def print_as_kohya(config: TrainConfig) -> None:
     """A script for sd-scripts on stdout, unstyled, so that it can go into a file."""
     from trainer import families
-    from trainer.kohya.migrate import as_kohya
+    from trainer.kohya.calls import as_kohya
 
     xl = families.detect(families.resolve(config.model.base)).name == "sdxl"
     print(as_kohya(config, xl=xl), end="")

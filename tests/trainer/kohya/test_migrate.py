@@ -17,7 +17,8 @@ from trainer.config import settings
 from trainer.errors import UserError
 from trainer.examples import load_examples
 from trainer.kohya import arguments as known
-from trainer.kohya.migrate import as_kohya, translate
+from trainer.kohya.calls import as_kohya
+from trainer.kohya.migrate import translate
 from trainer.kohya.sources import read_source
 from trainer.loop import train
 
