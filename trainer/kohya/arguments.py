@@ -95,6 +95,16 @@ NOT_A_DORA = Differing([True], "only a plain LoRA learns size and direction apar
 # Schedules that others than sd-scripts bring along, by the name of their class.
 SCHEDULE_CLASSES = {"RexAnnealingWarmRestarts": "rex", "CosineAnnealingLR": "cosine"}
 
+# Arguments that the package which sd-scripts takes an optimizer from calls otherwise: {optimizer: {there: here}}.
+OPTIMIZER_ARGS = {"DAdaptAdam": {"decouple": "weight_decouple"}}
+
+
+def called_otherwise(pairs: list[str], names: dict[str, str]) -> list[str]:
+    """name=value pairs under the other tool's names."""
+    parted = (pair.partition("=") for pair in pairs)
+    return [f"{names.get(name, name)}{equals}{value}" for name, equals, value in parted]
+
+
 MORE_FOLDERS = "image_dir of further folders"  # no argument: what several [[datasets.subsets]] say together
 
 # kohya's name -> the setting and how the value reads here.
@@ -189,6 +199,8 @@ RENAMED = {
     "debiased_estimation": "debiased_estimation_loss",
     "LyCORIS_preset": "preset",
     "dropout": "network_dropout",
+    "lycoris_algo": "algo",
+    "lokr_factor": "factor",
 }
 
 # Arguments that sd-scripts takes as --network_args "name=value".
@@ -237,7 +249,8 @@ _NEEDLESS = {
     "attention saves memory anyway": "mem_eff_attn split_attn",
     "no caption is cut here, however long": "max_token_length no_token_padding",
     "words for people, which `lora-studio export` asks for": """
-        training_comment metadata_title metadata_author metadata_description metadata_license metadata_tags""",
+        training_comment metadata_title metadata_author metadata_description metadata_license metadata_tags version
+        author description""",
     "the GUI's own state": """
         model_list LyCORIS_preset_list train_text_encoder_pct dataset_config config_file wandb_api_key_file
         caption_metadata_filename latent_metadata_filename""",

@@ -116,6 +116,9 @@ def _arguments(config: TrainConfig, *, xl: bool) -> tuple[Values, Values]:
         usual = ("scale_parameter=False", "relative_step=False", "warmup_init=False")
         words = arguments.get("optimizer_args", [])
         arguments["optimizer_args"] = words + [word for word in usual if word.partition("=")[0] not in str(words)]
+    if names := known.OPTIMIZER_ARGS.get(config.optimizer.name):
+        theirs = {ours: theirs for theirs, ours in names.items()}
+        arguments["optimizer_args"] = known.called_otherwise(arguments.get("optimizer_args", []), theirs)
     arguments.pop("class_tokens", None)
     if config.data.trigger:
         arguments["class_tokens"] = f"{config.data.trigger} {config.data.class_word}".strip()

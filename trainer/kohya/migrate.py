@@ -48,13 +48,18 @@ def translate(source: Source) -> Migration:
         argument = _argument(name, source.called)
         seen.add(argument)
         _sort(made, name, argument, value, given)
-    if "optimizer_type" in seen and "optimizer.name" not in made.values and made.values.pop("optimizer.args", ""):
-        # Arguments of an optimizer that is not there.
+    if "optimizer_type" in seen and "optimizer.name" not in made.values:
+        _without_its_optimizer(made)
+    _fill(made, source, seen)
+    return made
+
+
+def _without_its_optimizer(made: Migration) -> None:
+    """Arguments of an optimizer that is not there go with it."""
+    if made.values.pop("optimizer.args", ""):
         (line,) = (line for line in made.mapped if line.what.startswith("optimizer.args ="))
         made.mapped.remove(line)
         made.unequal.append(Line(line.name, line.value, "they belong to the optimizer, which is not there"))
-    _fill(made, source, seen)
-    return made
 
 
 def _argument(name: str, called: dict[str, str]) -> str:
@@ -80,6 +85,8 @@ def _expanded(values: Values, called: dict[str, str]) -> list[tuple[str, Any]]:
     if schedule := known.SCHEDULE_CLASSES.get(str(said("lr_scheduler_type")).rpartition(".")[2]):
         say("lr_scheduler", schedule)
         say("lr_scheduler_type", Said("optimizer.schedule"))
+    if names := known.OPTIMIZER_ARGS.get(str(known.optimizer(said("optimizer_type")))):
+        say("optimizer_args", known.called_otherwise(known.words(said("optimizer_args") or []), names))
     return list(found.items())
 
 

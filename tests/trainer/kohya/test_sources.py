@@ -7,8 +7,10 @@ import torch
 
 from trainer import kohya, presets
 from trainer.errors import UserError
+from trainer.kohya.calls import as_kohya
 from trainer.kohya.migrate import translate
 from trainer.kohya.sources import read_source
+from trainer.optimizers import check_args
 
 
 def imported(folder, name, content):
@@ -92,6 +94,16 @@ def test_quotation_marks_and_additional_parameters_of_the_gui(tmp_path):
     made = imported(tmp_path, "gui.json", RATES | {"optimizer": "Prodigy"} | more)
     assert made.values["optimizer.args"] == "d0=1e-5 decouple=True"
     assert made.values["optimizer.schedule"] == "cosine"
+
+
+def test_arguments_that_the_optimizer_calls_otherwise_here(tmp_path):
+    made = imported(
+        tmp_path, "gui.json", RATES | {"optimizer": "DAdaptation", "optimizer_args": "decouple=True d0=1e-5"}
+    )
+    config = presets.layer(made.values)
+    assert config.optimizer.args == "weight_decouple=True d0=1e-5"
+    check_args(config.optimizer.name, config.optimizer.args)
+    assert "decouple=True d0=1e-5" in as_kohya(config, xl=False)
 
 
 def test_weights_by_block_are_factors_here(tmp_path):
