@@ -1,4 +1,4 @@
-"""Settings from kohya's tools into the train form: what each of them became is shown before anything is taken over."""
+"""Settings of other trainers into the train form: what each of them became is shown before any is taken over."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ READ = "imported"  # in the session: (the upload's id, what was made of it)
 def ask(preset: str) -> None:
     """A file dropped in, the three lists, and the button that fills the form over `preset`, one without values."""
     dropped = st.file_uploader(
-        _("Settings of kohya_ss or sd-scripts, or a LoRA that carries its own"),
+        _("Settings of kohya_ss, sd-scripts or OneTrainer, or a LoRA that carries its own"),
         type=TAKEN,
         key="import",
         help=_(
-            "A JSON of the GUI, a training or dataset TOML, a script that calls sd-scripts, or a .safetensors file."
+            "A JSON of kohya_ss or OneTrainer, a training or dataset TOML, a script that calls sd-scripts, or a "
+            ".safetensors file."
         ),
     )
     if dropped is None:

@@ -14,6 +14,7 @@ from trainer.config import TrainConfig
 from trainer.dataset import captions, wording
 from trainer.dataset.names import listed
 from trainer.examples import Example, trained
+from trainer.families.checkpoint_file import open_checkpoint
 from trainer.families.folder import read_config
 from trainer.families.tokens import Tokenizer, tokenizer
 
@@ -29,6 +30,8 @@ class Base:
     family: families.Family
     resolution: int  # px that it was made for
     tokenizer: Tokenizer
+    predicts_v: bool = False  # as far as its files say so without their weights
+    pure_noise: bool = False  # whether its noise levels end in pure noise
 
 
 Rule = Callable[[TrainConfig, list[Example], Base], Iterator[Problem]]
@@ -83,12 +86,23 @@ def trigger_that_is_no_name(config: TrainConfig, examples: list[Example], base: 
         yield Problem("data.trigger", "warning", reason)
 
 
+def pure_noise_that_teaches_nothing(config: TrainConfig, examples: list[Example], base: Base) -> Iterator[Problem]:
+    """Min-SNR weighs a v-prediction by min(SNR, γ) / (SNR + 1), which is 0 where there is only noise."""
+    if (config.loss.zero_terminal_snr or base.pure_noise) and config.loss.min_snr_gamma:
+        reason = "this run ends in pure noise (zero terminal SNR), and min-SNR gives just that level the weight 0."
+        yield Problem("loss.min_snr_gamma", "warning", reason, 0)
+    if base.predicts_v and config.loss.v_prediction_like:
+        reason = "this base predicts v already, so its noise levels would be weighed twice."
+        yield Problem("loss.v_prediction_like", "warning", reason, 0)
+
+
 RULES: list[Rule] = [
     resolution_far_from_the_bases,
     clip_skip_without_effect,
     rate_of_a_missing_text_encoder,
     captions_over_the_limit,
     trigger_that_is_no_name,
+    pure_noise_that_teaches_nothing,
 ]
 
 
@@ -105,4 +119,11 @@ def _look(name: str) -> Base:
     if source.kind == "folder":
         # A diffusers folder says it: the side of the latents, 8 px each.
         resolution = 8 * (read_config(source.path / "unet" / "config.json").get("sample_size") or resolution // 8)
-    return Base(family, resolution, tokenizer(name))
+        noise = read_config(source.path / "scheduler" / "scheduler_config.json")
+        predicts_v = noise.get("prediction_type") == "v_prediction"
+        pure_noise = bool(noise.get("rescale_betas_zero_snr"))
+    else:
+        # Marks without a value, which other tools read as well. Without its weights only one format tells its names.
+        marks = open_checkpoint(source.path).shapes.keys() if source.path.suffix == ".safetensors" else ()
+        predicts_v, pure_noise = "v_pred" in marks, "ztsnr" in marks
+    return Base(family, resolution, tokenizer(name), predicts_v, pure_noise)

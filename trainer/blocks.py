@@ -29,24 +29,6 @@ def block_of(original_path: str) -> str:
     return "MID" if side == "middle" else f"{'IN' if side == 'input' else 'OUT'}{number:02}"
 
 
-def sides(factors: dict[str, float], xl: bool) -> dict[str, str]:
-    """Factors by block as sd-scripts' three arguments: lists for the way down, the middle and the way up; a block that
-    is not named has 1."""
-    length, middle = (9, 3) if xl else (12, 1)
-    listed = [f"{factors.get(name, 1):g}" for name in NAMES]
-    parts = {"down": listed[:length], "mid": listed[12:13] * middle, "up": listed[13 : 13 + length]}
-    return {f"{side}_lr_weight": ",".join(values) for side, values in parts.items()}
-
-
-def joined(down: list[str], mid: list[str], up: list[str]) -> str:
-    """The reverse: one list of 25 (SDXL: 23) numbers, as `parse` reads it. sd-scripts takes 1 for what is missing."""
-    xl = len(mid) == 3 or max(len(down), len(up)) == 9
-    length, middle = (9, 3) if xl else (12, 1)
-    whole = [(side + ["1"] * size)[:size] for side, size in ((down, length), (mid, middle), (up, length))]
-    around = ["1"] if xl else []
-    return ",".join([*around, *whole[0], *whole[1], *whole[2], *around])
-
-
 def parse(text: str, where: str) -> dict[str, float]:
     """`IN04=8, OUT00-OUT05=0.5` or kohya's list of 25 (SDXL: 23) numbers -> block -> number; {} when empty.
 

@@ -18,6 +18,8 @@ from trainer.errors import UserError, nearest
 from trainer.examples import Example, count_epochs, trained
 from trainer.schedules import SCHEDULES
 
+HIGH = 5e-3  # learning rates above it are for few optimizers; LoHa, LoKr and miniature bases take more than 1e-3
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -148,6 +150,9 @@ def learning_rate_of_one(config: TrainConfig, examples: list[Example]) -> Iterat
         elif not adapts and rate >= 0.5:
             reason = f"{rate:g} destroys the model within a few steps: {name} takes the rate as it is."
             yield Problem(path, "error", reason, "1e-4")
+        elif not adapts and rate > HIGH and not name.startswith("SGD"):
+            reason = f"{rate:g} is far above what is usual for {name} (1e-5 to 1e-3): the first epochs burn."
+            yield Problem(path, "warning", reason, "1e-4")
     one = f"{name} finds one rate for everything it trains, so all learning rates must be the same."
     if adapts and len(set(_rates(config).values())) > 1:
         path = next(path for path, rate in _rates(config).items() if rate != config.optimizer.learning_rate)
@@ -264,6 +269,13 @@ def large_crops(config: TrainConfig, examples: list[Example]) -> Iterator[Proble
             yield Problem("data.folder", "warning", reason)
 
 
+def few_pictures(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    count = sum(example.role == "training" for example in examples)
+    if 0 < count < 4:
+        reason = f"{counted(count, 'picture')}: pose and background are learned by heart with it; 10 or more are usual."
+        yield Problem("data.folder", "warning", reason)
+
+
 def unusual_length(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     """Pictures seen in the whole run. Outside the field's few hundred to some ten thousand something is mistyped."""
     pictures = [example for example in examples if example.role == "training"]
@@ -274,7 +286,8 @@ def unusual_length(config: TrainConfig, examples: list[Example]) -> Iterator[Pro
     seen = an_epoch * epochs
     if not pictures or 200 <= seen <= 30_000:
         return
-    count = f"{len(pictures)} pictures with their repeats and {epochs} epochs are {seen:,} pictures seen"
+    once, rounds = counted(len(pictures), "picture"), counted(epochs, "epoch")
+    count = f"{once} with their repeats and {rounds} are {seen:,} pictures seen"
     if seen < 200:
         reason = f"{count}, too few to learn from: 1,000 to 5,000 are usual."
         if not config.loop.max_steps and all(example.repeats == config.data.repeats for example in pictures):
@@ -330,6 +343,7 @@ def more_regularisation_than_pictures(config: TrainConfig, examples: list[Exampl
 
 
 RULES: list[Rule] = [
+    few_pictures,
     unusual_length,
     captions_never_seen,
     braces_that_stay_text,

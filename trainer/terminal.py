@@ -29,10 +29,12 @@ LISTED_PICTURES = 40  # more than this and the crops without loss are counted, n
 
 
 def table(*columns: str) -> Table:
-    """A plain table; a column name starting with '>' is right-aligned, as numbers are."""
+    """A plain table; a column name starting with '>' is right-aligned, as numbers are. A long word goes on in the next
+    line: half a setting's name is of no use."""
     made = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        made.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left")
+        justify = "right" if column.startswith(">") else "left"
+        made.add_column(column.removeprefix(">"), justify=justify, overflow="fold")
     return made
 
 

@@ -1,5 +1,7 @@
 """What is said before a run: each rule where it should speak, with a value that silences it, and nowhere else."""
 
+import json
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +31,11 @@ FEW = [replace(one, repeats=1) for one in MANY]
 MASKED = [replace(one, mask=one.path) for one in MANY]
 REGULAR = [example("cat.png", role="regularisation", repeats=200)]
 
+BURNS = {"optimizer__learning_rate": 1e-2, "optimizer__name": "AdamW"}
+
 CASES = [  # rule, settings and pictures with which it speaks, what it speaks of, and those with which it is silent
+    (checks.few_pictures, {}, MANY[:3], "data.folder", {}, MANY),
+    (checks.learning_rate_of_one, BURNS, MANY, "optimizer.learning_rate", BURNS | {"optimizer__name": "SGD"}, MANY),
     (checks.unusual_length, {"loop__epochs": 1}, FEW, "data.repeats", {"loop__epochs": 10}, MANY),
     (checks.unusual_length, {"loop__epochs": 400}, MANY, "loop.epochs", {"loop__epochs": 50}, MANY),
     (checks.unusual_length, {"loop__max_steps": 100}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
@@ -126,6 +132,20 @@ def test_a_rate_for_a_text_encoder_that_is_not_there(bases):
     (problem,) = of_base(bases["sd15"], **rate)
     assert (problem.setting, problem.suggestion) == ("optimizer.text_encoder_2_learning_rate", -1)
     assert not of_base(bases["sdxl"], **rate) and not of_base(bases["sd15"])
+
+
+def test_a_run_that_ends_in_pure_noise_is_not_weighed_by_min_snr(bases, tmp_path):
+    """Min-SNR's weight of a v-prediction is 0 at just that level."""
+    shifted = {"loss__zero_terminal_snr": True}
+    (problem,) = of_base(bases["sd15"], **shifted)
+    assert (problem.setting, problem.suggestion) == ("loss.min_snr_gamma", 0)
+    assert not of_base(bases["sd15"], **shifted, loss__min_snr_gamma=0)
+    folder = shutil.copytree(bases["sdxl"], tmp_path / "v")
+    (folder / "scheduler").mkdir(exist_ok=True)
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
+    said = of_base(folder, loss__v_prediction_like=0.5)
+    assert [problem.setting for problem in said] == ["loss.min_snr_gamma", "loss.v_prediction_like"]
 
 
 def test_captions_over_the_limit_are_named(bases):

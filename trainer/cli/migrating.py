@@ -1,4 +1,4 @@
-"""Moving in: import settings that were made for kohya's tools."""
+"""Moving in: import settings that were made for kohya's tools or OneTrainer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainer.terminal import console, plain, table
 
 @app.command(name="import")
 def import_settings(
-    file: Annotated[Path, typer.Argument(help="A kohya_ss JSON, an sd-scripts TOML or script, or a LoRA file.")],
+    file: Annotated[Path, typer.Argument(help="A JSON of kohya_ss or OneTrainer, a TOML or script, a LoRA.")],
     to: Annotated[str, typer.Option(help="The preset to write; presets/FILE'S NAME.toml if left out.")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a preset that is there.")] = False,
 ):
-    """Turn somebody's kohya settings into a preset, and say what became of each of them."""
+    """Turn somebody's settings for kohya's tools or OneTrainer into a preset, and say what became of each of them."""
     from trainer.kohya import migrate
     from trainer.kohya.sources import read_source
 

@@ -36,7 +36,8 @@ def train(
     trigger: TriggerOption = "",
     set_: SetOption = None,
     as_kohya: Annotated[
-        bool, typer.Option("--as-kohya", help="Print the same run for kohya's sd-scripts instead.")
+        bool,
+        typer.Option("--as-kohya", help="Print the same run for kohya's sd-scripts instead (on Windows: PowerShell)."),
     ] = False,
 ):
     """Train a LoRA; every epoch is saved as a finished file."""
@@ -99,7 +100,7 @@ def print_change(found) -> None:
 def print_as_kohya(config: TrainConfig) -> None:
     """A script for sd-scripts on stdout, unstyled, so that it can go into a file."""
     from trainer import families
-    from trainer.kohya.migrate import as_kohya
+    from trainer.kohya.calls import as_kohya
 
     xl = families.detect(families.resolve(config.model.base)).name == "sdxl"
     print(as_kohya(config, xl=xl), end="")

@@ -9,12 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from trainer.config import AdapterConfig
 from trainer.optimizers import OPTIMIZERS
 
 Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Differing:
+    """An argument that no setting can say: usually because it has several values, one for each folder."""
+
+    values: list[Any]
+    why: str = "differs between the folders, and one run has one value for all"
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.values))
+
+
+class Said(str):
+    """Which other argument says already what this one says."""
+
 
 # ── values that are written in another way ──────────────────────────────────────────────────────────────
 
@@ -31,8 +47,17 @@ def is_off(value: Any) -> bool:
 
 
 def words(value: Any) -> list[str]:
-    """A list of arguments, or one text of them as the GUI has it."""
-    return [str(item) for item in value] if isinstance(value, (list, tuple)) else str(value).split()
+    """A list of arguments, or one text of them as the GUI has it, which takes the quotation marks away."""
+    return (
+        [str(item) for item in value] if isinstance(value, (list, tuple)) else re.sub("[\"']", "", str(value)).split()
+    )
+
+
+def numbers(value: Any) -> list[Any]:
+    """[1e-4, 5e-5], or the text of it as metadata has it."""
+    if isinstance(value, str) and re.match(r"\s*[\[(]", value):
+        return [part.strip() for part in value.strip().strip("[]()").split(",") if part.strip()]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def side(value: Any) -> Any:
@@ -45,28 +70,14 @@ def side(value: Any) -> Any:
     return found[0] if found[0] == found[1] else round((found[0] * found[1]) ** 0.5 / 8) * 8
 
 
-def rates(value: Any) -> list[Any]:
-    """One rate for both text encoders, or one for each: 1e-5, [1e-5, 2e-5], or that as a text."""
-    if isinstance(value, str):
-        return re.sub(r"[\[\](),]", " ", value).split() or [value]
-    return list(value) if isinstance(value, (list, tuple)) and value else [value]
+def first_rate(value: Any) -> Any:
+    """One rate for both text encoders, or the first of a list with one for each."""
+    return next(iter(numbers(value)), value)
 
 
-def numbers(value: Any) -> list[str]:
-    """A list of numbers, or a text of them parted by commas; a single 0 is one of them."""
-    return [] if value in (None, "") else [word for item in words(value) for word in item.split(",") if word]
-
-
-def lycoris_preset(adapter: AdapterConfig) -> str:
-    """The one that trains what is trained here. LyCORIS' usual one adds the convolutions, with the network's dim."""
-    if adapter.kind in ("lora", "locon") or adapter.conv_rank:
-        return ""
-    return "attn-mlp" if adapter.targets == "all" else "attn-only"
-
-
-def trained_layers(value: Any) -> Any:
-    """LyCORIS' presets, as far as they are ours; whether convolutions are trained follows from their dim."""
-    return {"full": "all", "full-lin": "all", "attn-mlp": "all", "attn-only": "attention"}.get(str(value), value)
+def eights(value: Any) -> Any:
+    """The nearest multiple of 8, which is what latents can be cut into."""
+    return max(8, round(float(value) / 8) * 8)
 
 
 def optimizer(value: Any) -> Any:
@@ -74,6 +85,24 @@ def optimizer(value: Any) -> Any:
     name = str(value).rpartition(".")[2].lower()
     other = {"dadaptation": "dadaptadam", "schedulefreeadamw": "adamwschedulefree", "came_pytorch": "came"}
     return next((ours for ours in OPTIMIZERS if ours.lower() == other.get(name, name)), value)
+
+
+# LyCORIS' presets (lycoris/config.py), and those of them that leave the convolutions out.
+_PRESETS = {"full": "all", "attn-mlp": "all", "attn-only": "attention"}
+LINEAR_PRESETS = ("attn-mlp", "attn-only", "full-lin", "unet-transformer-only")
+WHOLE = 1024  # the largest dim here: with it nearly every second factor of a LoKr is whole
+NOT_A_DORA = Differing([True], "only a plain LoRA learns size and direction apart here")
+# Schedules that others than sd-scripts bring along, by the name of their class.
+SCHEDULE_CLASSES = {"RexAnnealingWarmRestarts": "rex", "CosineAnnealingLR": "cosine"}
+
+# Arguments that the package which sd-scripts takes an optimizer from calls otherwise: {optimizer: {there: here}}.
+OPTIMIZER_ARGS = {"DAdaptAdam": {"decouple": "weight_decouple"}}
+
+
+def called_otherwise(pairs: list[str], names: dict[str, str]) -> list[str]:
+    """name=value pairs under the other tool's names."""
+    parted = (pair.partition("=") for pair in pairs)
+    return [f"{names.get(name, name)}{equals}{value}" for name, equals, value in parted]
 
 
 MORE_FOLDERS = "image_dir of further folders"  # no argument: what several [[datasets.subsets]] say together
@@ -88,6 +117,8 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "network_train_unet_only": ("adapter.text_encoder", lambda value: not flag(value)),
     "bucket_no_upscale": ("data.upscale", lambda value: not flag(value)),
     "resolution": ("data.resolution", side),
+    "bucket_reso_steps": ("data.bucket_step", eights),
+    "caption_extension": ("data.caption_extension", lambda value: f".{str(value).lstrip('.')}" if value else value),
     MORE_FOLDERS: ("data.more_folders", list),
     "fp8_base_unet": ("model.quantize", lambda value: "fp8" if flag(value) else "none"),
     "fp8_base": ("model.quantize", lambda value: "fp8" if flag(value) else "none"),
@@ -97,15 +128,16 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
         lambda value: value if value in ("sdpa", "xformers") else "xformers" if flag(value) else "auto",
     ),
     "optimizer_type": ("optimizer.name", optimizer),
-    "optimizer_args": ("optimizer.args", lambda value: " ".join(words(value))),
     "use_8bit_adam": ("optimizer.name", lambda value: "AdamW8bit" if flag(value) else value),
     "use_lion_optimizer": ("optimizer.name", lambda value: "Lion" if flag(value) else value),
-    "text_encoder_lr": ("optimizer.text_encoder_learning_rate", lambda value: rates(value)[0]),
-    "down_lr_weight": ("optimizer.block_learning_rates", str),
-    "preset": ("adapter.targets", trained_layers),
+    "factor": ("adapter.lokr_factor", lambda value: 0 if str(value) == "-1" else value),
+    "preset": ("adapter.targets", lambda value: _PRESETS.get(str(value), value)),
+    "optimizer_args": ("optimizer.args", lambda value: " ".join(words(value))),
+    "text_encoder_lr": ("optimizer.text_encoder_learning_rate", first_rate),
     "lr_scheduler": ("optimizer.schedule", lambda value: SAME_SCHEDULE.get(str(value), value)),
     # The GUI counts in per cent of all steps.
     "lr_warmup": ("optimizer.warmup", lambda value: float(value) / 100),
+    "warmup_ratio": ("optimizer.warmup", float),
 }
 
 # A setting -> the arguments that say the same to sd-scripts; {} where leaving the argument out says it,
@@ -116,13 +148,27 @@ WRITE: dict[str, Callable[[Any], Values | None]] = {
     "adapter.text_encoder": lambda value: {} if value else {"network_train_unet_only": True},
     "data.upscale": lambda value: {} if value else {"bucket_no_upscale": True},
     "model.attention": lambda value: {"xformers": True} if value == "xformers" else {"sdpa": True},
-    "optimizer.args": lambda value: {"optimizer_args": re.findall(r"(?:\([^)]*\)|\[[^]]*\]|\S)+", value)},
+    "optimizer.args": lambda value: {"optimizer_args": [_literal(word) for word in _parts(value)]},
     "model.quantize": lambda value: {"fp8": {"fp8_base": True}, "none": {}}.get(value),
-    "data.mask_folder": lambda value: {"conditioning_data_dir": value, "masked_loss": True} if value else {},
+    "adapter.targets": lambda value: {"all": {}, "attention": {"preset": "attn-only"}}.get(value),
+    "optimizer.name": lambda value: {"optimizer_type": {"CAME": "came_pytorch.CAME"}.get(value, value)},
+    "optimizer.schedule": lambda value: None if value == "rex" else {"lr_scheduler": value},
+    "data.max_tokens": lambda value: {} if value <= 75 else {"max_token_length": value},
+    "data.validation_split": lambda value: {"validation_split": value or ""} if value < 1 else None,
     "data.folder": lambda value: {"image_dir": value},
     "data.repeats": lambda value: {"num_repeats": value},
     "loop.batch_size": lambda value: {"batch_size": value},
 }
+
+
+def _parts(text: str) -> list[str]:
+    return re.findall(r"(?:\([^)]*\)|\[[^]]*\]|\S)+", text)
+
+
+def _literal(word: str) -> str:
+    """name=true as sd-scripts reads it, which takes Python's own spelling only."""
+    return re.sub(r"(?<==)(true|false|none)$", lambda found: found[0].title(), word)
+
 
 # What sd-scripts takes where an argument is left out and the default here is another. For all others they agree.
 DEFAULTS: Values = {
@@ -154,6 +200,10 @@ RENAMED = {
     "num_epochs": "max_train_epochs",
     "batch_size_per_device": "train_batch_size",
     "debiased_estimation": "debiased_estimation_loss",
+    "LyCORIS_preset": "preset",
+    "dropout": "network_dropout",
+    "lycoris_algo": "algo",
+    "lokr_factor": "factor",
 }
 
 # Arguments that sd-scripts takes as --network_args "name=value".
@@ -163,11 +213,6 @@ NETWORK_ARGS = set(
     "factorization unit block_dims block_alphas conv_block_dims conv_block_alphas down_lr_weight mid_lr_weight "
     "up_lr_weight block_lr_zero_threshold loraplus_lr_ratio loraplus_unet_lr_ratio "
     "loraplus_text_encoder_lr_ratio".split()
-)
-# Of the GUI's fields, those that its plain LoRA does not look at.
-LYCORIS_ONLY = set(
-    "LyCORIS_preset conv_dim conv_alpha conv_block_dims conv_block_alphas factor unit use_cp use_tucker use_scalar "
-    "rank_dropout_scale constrain rescaled train_norm decompose_both dora_wd bypass_mode train_on_input".split()
 )
 # Arguments of a dataset or of one of its folders: they stand in the dataset's TOML.
 DATASET_ARGS = set("resolution batch_size min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale".split())
@@ -211,7 +256,8 @@ _NEEDLESS = {
         validation_seed validate_every_n_steps validate_every_n_epochs max_validation_steps""",
     "mapped together with down_lr_weight": "mid_lr_weight up_lr_weight",
     "words for people, which `lora-studio export` asks for": """
-        training_comment metadata_title metadata_author metadata_description metadata_license metadata_tags""",
+        training_comment metadata_title metadata_author metadata_description metadata_license metadata_tags version
+        author description""",
     "the GUI's own state": """
         model_list LyCORIS_preset_list train_text_encoder_pct dataset_config config_file wandb_api_key_file
         caption_metadata_filename latent_metadata_filename""",
@@ -224,6 +270,9 @@ _NEEDLESS = {
         total_batch_size epoch_saved sd_model_hash new_sd_model_hash vae_hash new_vae_hash vae_name bucket_info
         tag_frequency dataset_dirs reg_dataset_dirs datasets sd_scripts_commit_hash""",
     "only the other kind of noise reads it": "noise_offset_type",
+    "what a folder is called there": "name",
+    "masks are looked at wherever data.alpha_mask or data.mask_folder says so": "masked_loss",
+    "a LoRA is all that is trained here": "train_mode model_train_type",
 }
 NEEDLESS = {name: reason for reason, names in _NEEDLESS.items() for name in names.split()}
 SECRETS = ("wandb_api_key", "huggingface_token")
@@ -236,6 +285,10 @@ NO_EQUAL = {
     "weighted_captions": "captions carry no weights in training: write the plain tag",
     "lr_scheduler_args": "schedules have settings of their own: see `lora-studio settings optimizer.schedule`",
     "lr_scheduler_type": "only the schedules of `lora-studio settings optimizer.schedule` are there",
+    "network_module": "there is no such kind here; a plain LoRA is trained",
+    "masked_training": "name the folder of the masks with data.mask_folder, or paint them in the studio",
+    "train_unet": "the UNet is always trained",
+    "aspect_ratio_bucketing": "pictures keep their shape here; crop them square yourself to train them so",
     "in_json": "captions stand in .txt files beside the pictures: write them there",
     "sd_model_name": "only a name, not a place: give the base with --base",
     "enable_bucket": "pictures keep their shape here; crop them square yourself to train them so",

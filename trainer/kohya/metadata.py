@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from trainer import blocks
-from trainer.config import TrainConfig
-from trainer.kohya.arguments import lycoris_preset
+from trainer.config import AdapterConfig, TrainConfig
+from trainer.kohya import blockwise
 from trainer.kohya.file import Metadata
 
 if TYPE_CHECKING:
@@ -145,14 +144,14 @@ def _network_args(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     values = {
         "algo": {"dora": "locon" if conv_rank else "lora"}.get(adapter.kind, adapter.kind),
         "dora_wd": adapter.kind == "dora",
-        "preset": lycoris_preset(adapter),
+        "preset": _lycoris_preset(adapter),
         "conv_dim": conv_rank,
         "conv_alpha": adapter.conv_alpha or adapter.alpha / adapter.rank * conv_rank,
         "factor": adapter.lokr_factor if adapter.kind == "lokr" else 0,
         "rs_lora": adapter.rslora,
         "block_dims": adapter.block_ranks,
         "block_alphas": adapter.block_alphas,
-        **_block_rates(config, facts.family.name == "sdxl"),
+        **blockwise.rates(config, xl=facts.family.name == "sdxl"),
         "rank_dropout": adapter.rank_dropout,
         "module_dropout": adapter.module_dropout,
         "loraplus_lr_ratio": config.optimizer.lora_plus_ratio if config.optimizer.lora_plus_ratio > 1 else 0,
@@ -164,9 +163,11 @@ def _network_args(config: TrainConfig, facts: Facts) -> dict[str, Any]:
     return {key: str(value) for key, value in values.items() if value}
 
 
-def _block_rates(config: TrainConfig, xl: bool) -> dict[str, str]:
-    factors = blocks.parse(config.optimizer.block_learning_rates, "optimizer.block_learning_rates")
-    return blocks.sides(factors, xl) if factors else {}
+def _lycoris_preset(adapter: AdapterConfig) -> str:
+    """The one that trains what is trained here. LyCORIS' usual one adds the convolutions, with the network's dim."""
+    if adapter.kind in ("lora", "locon") or adapter.conv_rank:
+        return ""
+    return "attn-mlp" if adapter.targets == "all" else "attn-only"
 
 
 def _about_loss(config: TrainConfig) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,19 @@ from trainer.config import settings
 from trainer.errors import UserError
 from trainer.examples import repeats_of
 from trainer.kohya import arguments as known
+from trainer.kohya import gui, onetrainer, scripts
+from trainer.kohya.arguments import Differing, Values
 from trainer.kohya.file import read_header
 from trainer.presets import flatten, read_toml
 
-Values = dict[str, Any]
 WHAT = (
-    "a kohya_ss JSON, a training or dataset TOML or a training script of sd-scripts, or a LoRA .safetensors with "
-    "ss_ metadata"
+    "a kohya_ss or OneTrainer JSON, a training or dataset TOML or a training script of sd-scripts, or a LoRA "
+    ".safetensors with ss_ metadata"
 )
+ONLY = "here are SD 1.5, SD 2.x and SDXL"
+LISTS = ("optimizer_args", "network_args", "lr_scheduler_args")  # name=value pairs
+# Without a number of epochs or steps sd-scripts makes 1600 steps.
+SD_SCRIPTS = known.DEFAULTS | {"max_train_steps": 1600}
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,8 @@ class Source:
     kind: str
     values: Values
     left: dict[str, str]  # name -> why it is without effect there
-    whole: bool = True  # False for a dataset alone: what it leaves out about training is not sd-scripts' default
+    defaults: Values = field(default_factory=lambda: known.DEFAULTS)  # what its tool takes for what is left out
+    called: dict[str, str] = field(default_factory=dict)  # name -> kohya's name or ours, where it has another
 
 
 def read_source(path: Path, *, alone: bool = False) -> Source:
@@ -46,10 +52,27 @@ def read_source(path: Path, *, alone: bool = False) -> Source:
         source = READERS.get(path.suffix.lower(), _script)(path, alone)
     except RecursionError:
         raise UserError(f"{path} is nested too deeply to be a settings file: give {WHAT}.") from None
-    names = {alias for entry in settings() for alias in entry.kohya} | known.READ.keys() | known.RENAMED.keys()
-    if not names & source.values.keys():
+    if not _names() & source.values.keys() and not source.called:
         raise UserError(f"{path} holds no setting of kohya's: give {WHAT}.")
+    if kind := _other_model(source.values):
+        raise UserError(f"{path} trains a LoRA for another kind of model ({kind}): {ONLY}.")
     return source
+
+
+@cache
+def _names() -> frozenset[str]:
+    """What kohya's arguments are called, as far as something is known about them."""
+    declared = {alias for entry in settings() for alias in entry.kohya}
+    return frozenset(declared | known.READ.keys() | known.RENAMED.keys())
+
+
+def _other_model(values: Values) -> str:
+    """What it is that a LoRA is trained for, when that is neither SD 1.5, SD 2.x nor SDXL; else empty."""
+    for name in ("LoRA_type", "network_module", "base_model_version"):
+        found = str(values.get(name, ""))
+        if re.match(r"(networks\.lora_(?!fa\b)|flux|sd3|sd_?3|lumina|hunyuan|anima|chroma)", found, re.IGNORECASE):
+            return found
+    return next((name for name in ("flux1_checkbox", "sd3_checkbox") if known.flag(values.get(name))), "")
 
 
 def _text(path: Path) -> str:
@@ -59,51 +82,27 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} is not a text file in UTF-8: give {WHAT}.") from None
 
 
-# ── kohya_ss GUI ────────────────────────────────────────────────────────────────────────────────────────
+# ── kohya_ss GUI, OneTrainer ────────────────────────────────────────────────────────────────────────────
 
 
-def _gui(path: Path, alone: bool) -> Source:
+def _json_file(path: Path, alone: bool) -> Source:
     try:
-        values = json.loads(_text(path))
+        content = json.loads(_text(path))
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): save it again in the GUI.") from None
-    if not isinstance(values, dict):
+        raise UserError(f"{path} is not valid JSON ({error}): save it again where it was made.") from None
+    if not isinstance(content, dict):
         raise UserError(f"{path} is JSON, but no settings of the kohya_ss GUI: give {WHAT}.")
-    values = dict(values)
-    left = dict(_unused_in_gui(values))
-    values = {name: value for name, value in values.items() if name not in left}
-    kind = str(values.get("LoRA_type", ""))
-    if kind.startswith("LyCORIS/"):
-        values |= {"LoRA_type": "lycoris.kohya", "algo": kind.removeprefix("LyCORIS/").lower()}
-    elif kind in ("Standard", "Kohya LoCon"):
-        values["LoRA_type"] = "networks.lora"
-    if known.is_off(values.get("text_encoder_lr", 1)) and not known.is_off(values.get("unet_lr")):
-        # The GUI then starts sd-scripts without training the text encoder.
-        values["network_train_unet_only"] = True
-    for name in ("unet_lr", "text_encoder_lr"):
-        if known.is_off(values.get(name, 1)):
-            left[name] = "0 in the GUI leaves it out"
-            values.pop(name)
-    values |= _options(str(values.pop("additional_parameters", "")))
-    return _with_dataset(Source(path, "kohya_ss GUI settings", values, left), alone)
-
-
-def _unused_in_gui(values: Values):
-    """Fields that hold something, though the GUI does not pass them on."""
-    if values.get("LoRA_type", "Standard") == "Standard":
-        yield from ((name, "not used by LoRA_type Standard") for name in known.LYCORIS_ONLY & values.keys())
-    kind = values.get("noise_offset_type")
-    if kind in ("Original", "Multires"):
-        other = ("multires_noise_iterations", "multires_noise_discount") if kind == "Original" else ("noise_offset",)
-        yield from ((name, f"not used by noise_offset_type {kind}") for name in other if name in values)
-    if not known.is_off(values.get("lr_warmup_steps")) and "lr_warmup" in values:
-        yield "lr_warmup", "lr_warmup_steps says it"
-    elif "lr_warmup" in values and "lr_warmup_steps" in values:
-        yield "lr_warmup_steps", "lr_warmup says it"
-    if not known.is_off(values.get("max_train_epochs")) and "epoch" in values:
-        yield "epoch", "max_train_epochs says it"
-    elif "epoch" in values and "max_train_epochs" in values:
-        yield "max_train_epochs", "epoch says it"
+    if "data_backend_config" in content:
+        raise UserError(f"{path} is made for SimpleTuner, which is not read here: give {WHAT}.")
+    if onetrainer.is_it(content):
+        if why := onetrainer.model_of(content):
+            raise UserError(f"{path} trains {why}: {ONLY}.")
+        values, left, called = onetrainer.arguments(content)
+        if found := onetrainer.folders(content):
+            values |= _dataset({"datasets": [{"subsets": found}]})[0]
+        return Source(path, "OneTrainer settings", values, left, onetrainer.DEFAULTS, called)
+    values, left = gui.arguments(content)
+    return _with_dataset(Source(path, "kohya_ss GUI settings", values, left, gui.DEFAULTS), alone)
 
 
 # ── sd-scripts ──────────────────────────────────────────────────────────────────────────────────────────
@@ -111,14 +110,33 @@ def _unused_in_gui(values: Values):
 
 def _toml(path: Path, alone: bool) -> Source:
     content = read_toml(path)
-    ours = {entry.path for entry in settings()}
-    if ours & flatten(content).keys() and not {alias for entry in settings() for alias in entry.kohya} & content.keys():
+    if flatten(content).keys() - {"about"} <= {entry.path for entry in settings()} and content:
         raise UserError(f"{path} is a preset already: use it with `lora-studio train --preset {path}`.")
     if isinstance(content.get("datasets"), list):
-        return Source(path, "sd-scripts dataset", *_dataset(content), whole=False)
+        about_pictures = {name: known.DEFAULTS[name] for name in ("shuffle_caption", "keep_tokens", "max_bucket_reso")}
+        return Source(path, "sd-scripts dataset", *_dataset(content), about_pictures)
     # The sections are for people only; sd-scripts reads through them.
-    values = {name.rpartition(".")[2]: value for name, value in flatten(content).items()}
-    return _with_dataset(Source(path, "sd-scripts settings", values, {}), alone)
+    values = _sections(content)
+    # LoRA Easy Training Scripts keep the folders in the same file.
+    subsets = values.pop("subsets", None)
+    if isinstance(subsets, list):
+        values |= _dataset({"datasets": [{"subsets": subsets}]})[0]
+    # A template with a few arguments says nothing about the others.
+    whole = known.DEFAULTS.keys() & values.keys() - {"shuffle_caption", "keep_tokens", "max_bucket_reso"}
+    return _with_dataset(Source(path, "sd-scripts settings", values, {}, SD_SCRIPTS if whole else {}), alone)
+
+
+def _sections(content: Values) -> Values:
+    """The arguments in all sections; those that sd-scripts takes as name=value may have a section of their own."""
+    values: Values = {}
+    for name, value in content.items():
+        if isinstance(value, dict) and name in LISTS and not {"args", "dataset_args"} & value.keys():
+            values[name] = [f"{inner}={said}" for inner, said in value.items()]
+        elif isinstance(value, dict):
+            values |= _sections(value)
+        else:
+            values[name] = value
+    return values
 
 
 def _dataset(content: Values) -> tuple[Values, dict[str, str]]:
@@ -177,48 +195,32 @@ def _count(value: Any) -> int:
     return int(value) if isinstance(value, (int, str)) and re.fullmatch(r"[1-9]\d{0,4}", str(value)) else 0
 
 
-@dataclass(frozen=True)
-class Differing:
-    """An argument that no setting can say: usually because it has several values, one for each folder."""
-
-    values: list[Any]
-    why: str = "differs between the folders, and one run has one value for all"
-
-    def __str__(self) -> str:
-        return ", ".join(map(str, self.values))
-
-
 def _script(path: Path, alone: bool) -> Source:
     """A shell or batch file with a call of sd-scripts; a dataset written into it is read as well."""
     text = _text(path)
-    values = _options(text)
-    if "train_network" not in text and not {"network_module", "network_dim", "train_data_dir"} & values.keys():
+    script, values, elsewhere, lines = scripts.call(text)
+    if re.search(r"type:\s*['\"]?(sd_trainer|diffusion_trainer)", text):
+        raise UserError(f"{path} is made for ai-toolkit, which is not read here: give {WHAT}.")
+    if not script and not {"network_module", "network_dim", "train_data_dir"} & values.keys():
         raise UserError(f"{path} is no settings file that can be read: give {WHAT}.")
-    embedded = re.search(r"<<'?TOML'?\s*\n(.*?)\nTOML", text, flags=re.DOTALL)
-    return _with_dataset(Source(path, "sd-scripts command line", values, {}), alone, embedded[1] if embedded else "")
+    if script not in ("", "train_network.py", "sdxl_train_network.py"):
+        raise UserError(f"{path} trains with {script}, a LoRA for another kind of model: {ONLY}.")
+    for name, value in elsewhere.items():
+        if name in _names() and name not in values:
+            values[name] = Differing([value], "it stands outside of the call, where the file decides whether it counts")
+    source = Source(path, "sd-scripts command line", values, {}, SD_SCRIPTS)
+    source = _with_dataset(source, alone, _embedded("\n".join(lines)))
+    for name, value in source.values.items():
+        if name not in known.NEEDLESS and (variable := scripts.unknown_variable(value)):
+            source.values[name] = Differing([value], f"the file does not say what {variable} is")
+    return source
 
 
-def _options(text: str) -> Values:
-    """`--network_dim 16 --sdpa --network_args a=1 b=2` -> {"network_dim": "16", "sdpa": True, "network_args": […]}."""
-    lines = re.sub(r"[\\^`][ \t]*\r?\n", " ", text)  # how shells, batch files and PowerShell go on in the next line
-    lines = "\n".join(line for line in lines.splitlines() if not re.match(r"\s*(#|rem\s|::)", line, re.IGNORECASE))
-    splitter = shlex.shlex(lines, posix=True, punctuation_chars=False)
-    splitter.whitespace_split, splitter.commenters = True, ""
-    splitter.escape = ""  # paths of Windows
-    try:
-        tokens = list(splitter)
-    except ValueError:  # a quotation mark without its partner
-        tokens = lines.split()
-    values: Values = {}
-    name = ""
-    for token in tokens:
-        if option := re.match(r"--([A-Za-z]\w*)(?:=(.*))?$", token, flags=re.DOTALL):
-            name, value = option[1], option[2]
-            values[name] = True if value is None else value
-        elif name:
-            before = values[name]
-            values[name] = token if before is True else [*(before if isinstance(before, list) else [before]), token]
-    return values
+def _embedded(text: str) -> str:
+    """The dataset that a script writes into a file first: what stands between <<NAME and NAME, or @' and '@."""
+    found = re.findall(r"<<-?\s*['\"]?(\w+)['\"]?.*?\n(.*?)\n\s*\1\s*$", text, flags=re.DOTALL | re.MULTILINE)
+    found += re.findall(r"@(['\"])\s*\n(.*?)\n\1@", text, flags=re.DOTALL)
+    return next((inner for _, inner in found if "[[datasets" in inner), "")
 
 
 def _with_dataset(source: Source, alone: bool, embedded: str = "") -> Source:
@@ -247,9 +249,8 @@ def _with_dataset(source: Source, alone: bool, embedded: str = "") -> Source:
         if isinstance(content.get("datasets"), list):
             values |= _dataset(content)[0]
         else:
-            # What is said on the command line counts more.
-            values = {key.rpartition(".")[2]: value for key, value in flatten(content).items()} | values
-    return Source(source.path, source.kind, values, source.left)
+            values = _sections(content) | values  # what is said on the command line counts more
+    return replace(source, values=values)
 
 
 # ── a LoRA file ─────────────────────────────────────────────────────────────────────────────────────────
@@ -277,16 +278,30 @@ def _lora(path: Path, _alone: bool) -> Source:
     stored = [kept[dtype] for key, dtype in header.dtypes.items() if dtype in kept and not key.endswith(".alpha")]
     if stored:
         values["save_precision"] = stored[0]
+    values = _described(_json(values.get("datasets"), list)) | values
     left = {"output_name": "the name of that file; yours comes from --name"} if "output_name" in values else {}
     return Source(path, "metadata of a LoRA", values, left)
 
 
-def _json(text: Any) -> Values:
+def _described(datasets: list[Any]) -> Values:
+    """What metadata says of the folders of a dataset file: of their places only the names, which are of no use."""
+    kept = (known.DATASET_ARGS | known.SUBSET_ARGS | {"batch_size_per_device", "enable_bucket"}) - {"image_dir"}
+    found = []
+    for dataset in datasets:
+        if isinstance(dataset, dict):
+            subsets = dataset.get("subsets")
+            inner = [one for one in subsets if isinstance(one, dict)] if isinstance(subsets, list) else []
+            chosen = [{name: value for name, value in one.items() if name in kept} for one in inner]
+            found.append({name: value for name, value in dataset.items() if name in kept} | {"subsets": chosen})
+    return _dataset({"datasets": found})[0]
+
+
+def _json(text: Any, kind: type = dict) -> Any:
     try:
-        value = json.loads(text) if isinstance(text, str) else {}
+        value = json.loads(text) if isinstance(text, str) else kind()
     except ValueError:
-        value = {}
-    return value if isinstance(value, dict) else {}
+        value = kind()
+    return value if isinstance(value, kind) else kind()
 
 
 def _pairs(values: Values) -> list[str]:
@@ -302,4 +317,4 @@ def _optimizer_of(text: str) -> Values:
     return {"optimizer_type": match[1], "optimizer_args": [part.replace(" ", "") for part in found]}
 
 
-READERS: dict[str, Callable[[Path, bool], Source]] = {".json": _gui, ".toml": _toml, ".safetensors": _lora}
+READERS: dict[str, Callable[[Path, bool], Source]] = {".json": _json_file, ".toml": _toml, ".safetensors": _lora}

@@ -17,7 +17,8 @@ from trainer.config import settings
 from trainer.errors import UserError
 from trainer.examples import load_examples
 from trainer.kohya import arguments as known
-from trainer.kohya.migrate import as_kohya, translate
+from trainer.kohya.calls import as_kohya
+from trainer.kohya.migrate import translate
 from trainer.kohya.sources import read_source
 from trainer.loop import train
 
@@ -335,7 +336,8 @@ def test_the_loss_is_masked_there_too():
         ("--fp8_base_unet", {"model.quantize": "fp8"}),
         ("--text_encoder_lr 1e-5 2e-5", {"optimizer.text_encoder_2_learning_rate": 2e-5}),
         ("--network_args up_lr_weight=1,1,0.5",
-         {"optimizer.block_learning_rates": ",".join(["1"] * 15 + ["0.5"] + ["1"] * 9)}),
+         {"optimizer.block_learning_rates": ", ".join(
+             f"{name}={'0.5' if name == 'OUT02' else 1}" for name in blocks.NAMES)}),
         ("--lr_scheduler cosine_with_min_lr --lr_scheduler_min_lr_ratio 0.1",
          {"optimizer.schedule": "cosine", "optimizer.schedule_floor": 0.1}),
         ("--network_module lycoris.kohya --network_args algo=loha",
