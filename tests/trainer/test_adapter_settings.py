@@ -327,6 +327,6 @@ def test_the_file_says_what_was_set(folders):
     assert metadata["ss_network_module"] == "lycoris.kohya" and metadata["ss_network_dropout"] == "0.1"
     assert metadata["ss_scale_weight_norms"] == "1.0" and metadata["ss_text_encoder_lr"] == "[5e-05, 1e-06]"
     for part in ('"dora_wd": "True"', '"conv_dim": "4"', '"rank_dropout": "0.2"', '"block_dims": "MID=4"',
-                 '"loraplus_lr_ratio": "16.0"', '"mid_lr_weight": "0.5"',
+                 '"loraplus_lr_ratio": "16.0"', '"mid_lr_weight": "0.5,0.5,0.5"',
                  '"rs_lora": "True"', '"wd_on_output": "False"'):  # fmt: skip
         assert part in metadata["ss_network_args"]
