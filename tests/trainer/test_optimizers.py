@@ -213,7 +213,7 @@ def bytes_of(run) -> dict[int, dict[str, bytes]]:
 
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers")
-@pytest.mark.parametrize(("name", "kind"), zip(optimizers.OPTIMIZERS, itertools.cycle(KINDS)))
+@pytest.mark.parametrize(("name", "kind"), list(zip(optimizers.OPTIMIZERS, itertools.cycle(KINDS))))
 def test_a_killed_run_ends_with_the_same_bytes(name, kind, tmp_path, folders, monkeypatch):
     """Each with a kind of adapter, and with an average, accumulation, dropout and random captions."""
     monkeypatch.chdir(tmp_path)
