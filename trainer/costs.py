@@ -129,20 +129,21 @@ class Dummy:
         return cost
 
     def rendering(self, rows: int, size: tuple[int, int]) -> Cost:
-        """The larger of one call of the UNet for `rows` pictures and decoding one picture."""
-        model = self.model
-        height, width = size[1] // 8, size[0] // 8
+        """One call of the UNet for `rows` pictures of `size` px."""
+        model, (width, height) = self.model, size
 
         def denoise() -> None:
-            said = self._conditioning(rows, 1, False)
-            model.family.predict(
-                model, torch.randn(rows, 4, height, width), torch.zeros(rows), said, torch.zeros(rows, 6)
-            )
+            said, noisy = self._conditioning(rows, 1, False), torch.randn(rows, 4, height // 8, width // 8)
+            model.family.predict(model, noisy, torch.zeros(rows), said, torch.zeros(rows, 6))
 
         with torch.no_grad():
-            drawn = self._measure(denoise)
-            decoded = self._measure(lambda: model.family.decode(model, torch.randn(1, 4, height, width)))
-        return max(drawn, decoded, key=lambda cost: cost.peak)
+            return self._measure(denoise)
+
+    def decoding(self, size: tuple[int, int]) -> Cost:
+        """The VAE's picture of `size` px from its latents."""
+        model = self.model
+        with torch.no_grad():
+            return self._measure(lambda: model.family.decode(model, torch.randn(1, 4, size[1] // 8, size[0] // 8)))
 
     def caching(self, size: tuple[int, int]) -> Cost:
         """Encoding one picture of `size` px with the VAE."""
