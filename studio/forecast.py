@@ -109,7 +109,7 @@ def show_answer(found: dict[str, Any]) -> None:
     text = (fits if found["fits"] else fails).format(most=size(most), capacity=capacity, device=found["device"])
     say(escape(text))
     if not found["fits"]:
-        show_change(found["change"])
+        show_change(found["change"], found.get("trains", False))
     seconds = found["total_seconds"]
     rows = {
         _("Memory for training"): size(found["peak"]),
@@ -126,14 +126,20 @@ def show_answer(found: dict[str, Any]) -> None:
         st.caption(escape(_("In a step: {parts}").format(parts=parts)))
 
 
-def show_change(change: dict[str, Any] | None) -> None:
+def show_change(change: dict[str, Any] | None, trains: bool) -> None:
+    """What makes it fit; `trains`: the training alone fits as it is. Answers of an older studio say less."""
+    renders = change.get("fits", True) if change else not trains
+    if not renders:
+        st.caption(_("What does not fit is the rendering: render on the processor or on another machine."))
     if change is None:
-        st.caption(_("Nothing that can be set makes it fit: take a smaller base model or a larger device."))
+        if renders:
+            st.caption(_("Nothing that can be set makes it fit: take a smaller base model or a larger device."))
         return
     known = forms.by_path()
     said = ", ".join(f"{_(known[path].label)}: {forms.shown(value)}" for path, value in change["set"].items())
-    most = size(max(change["peak"], change["rendering"]))
-    st.text(_("It fits with {change} ({most}).").format(change=said, most=most))
+    most = size(max(change["peak"], change["rendering"]) if renders else change["peak"])
+    fits = _("It fits with {change} ({most}).") if renders else _("Training fits with {change} ({most}).")
+    st.text(fits.format(change=said, most=most))
     label = _("Make it fit: change {settings}").format(settings=plural(len(change["set"]), "setting"))
     st.button(label, key="make it fit", type="primary", icon=":material/build:", on_click=apply, args=(change["set"],))
 

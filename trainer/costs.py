@@ -131,21 +131,22 @@ class Dummy:
         return cost
 
     def rendering(self, rows: int, size: tuple[int, int]) -> Cost:
-        """The larger of one call of the UNet for `rows` pictures and decoding one picture."""
-        model = self.model
-        height, width = size[1] // 8, size[0] // 8
+        """One call of the UNet for `rows` pictures of `size` px."""
+        model, (width, height) = self.model, size
 
         def denoise() -> None:
-            said = self._conditioning(rows, 1, False)
-            model.family.predict(
-                model, torch.randn(rows, 4, height, width), torch.zeros(rows), said, torch.zeros(rows, 6)
-            )
+            said, noisy = self._conditioning(rows, 1, False), torch.randn(rows, 4, height // 8, width // 8)
+            model.family.predict(model, noisy, torch.zeros(rows), said, torch.zeros(rows, 6))
 
         with torch.no_grad():
-            drawn = self._measure(denoise)
+            return self._measure(denoise)
+
+    def decoding(self, size: tuple[int, int]) -> Cost:
+        """The VAE's picture of `size` px from its latents."""
+        vae = self.model.vae
+        with torch.no_grad():
             # Without the family's look at the numbers, of which there are none here.
-            decoded = self._measure(lambda: model.vae.decode(torch.zeros(1, 4, height, width, dtype=model.vae.dtype)))
-        return max(drawn, decoded, key=lambda cost: cost.peak)
+            return self._measure(lambda: vae.decode(torch.zeros(1, 4, size[1] // 8, size[0] // 8, dtype=vae.dtype)))
 
     def caching(self, size: tuple[int, int]) -> Cost:
         """Encoding one picture of `size` px with the VAE."""

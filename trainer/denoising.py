@@ -121,7 +121,7 @@ def _latents(model: BaseModel, samples: Sequence[Sample]) -> dict[str, Tensor]:
 def _encoded(model: BaseModel, example: Example) -> Tensor:
     """Mean of the latents of a picture as it stands, [1, 4, h, w]."""
     pixels = load_pixels(example, Variant(example.placement))[None]
-    return model.family.encode_images(model, pixels.to(model.vae.device, model.vae.dtype))[0]
+    return model.family.encode_images(model, pixels)[0]
 
 
 @torch.no_grad()

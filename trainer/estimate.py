@@ -18,6 +18,7 @@ from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
 from trainer.examples import Example, count_epochs, count_steps
 from trainer.families.checkpoint_file import MAP
+from trainer.families.turns import needed
 from trainer.files import write_json
 from trainer.loop import CACHE
 from trainer.run import Run
@@ -53,8 +54,12 @@ class Estimate:
         return max(sum(self.training.values()), self.loading, self.caching)
 
     @property
+    def trains(self) -> bool:
+        return self.peak <= self.capacity
+
+    @property
     def fits(self) -> bool:
-        return max(self.peak, self.rendering) <= self.capacity
+        return self.trains and self.rendering <= self.capacity
 
     @property
     def total_seconds(self) -> float | None:
@@ -62,7 +67,8 @@ class Estimate:
 
     def as_json(self) -> dict:
         """The figures, and what follows from them."""
-        return asdict(self) | {"peak": self.peak, "fits": self.fits, "total_seconds": self.total_seconds}
+        follows = ("peak", "trains", "fits", "total_seconds")
+        return asdict(self) | {name: getattr(self, name) for name in follows}
 
 
 def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, device: str = "") -> Estimate:
@@ -97,8 +103,7 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         "program and driver": program,
     }
     worded = sum(training.values()) - training["activations and gradients"] + texts if changing else 0
-    picture = _picture(config)
-    rows = config.evaluation.batch_size * (1 if config.evaluation.cfg_scale == 1 else 2)
+    capacity = capacity or _capacity(device)
     weights = parts["unet"] + parts["vae"] + texts + program
     steps, _ = count_steps(examples, config) if examples else (0, 0)
     file = _file_size(config, shapes)
@@ -108,14 +113,14 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     total = cost.flops * config.loop.gradient_accumulation
     return Estimate(
         device=_name(device),
-        capacity=capacity or _capacity(device),
+        capacity=capacity,
         training=training,
         loading=0 if device == "cuda" else program + parts["vae"] + texts + dummy.unpacked + max(MAP, packed),
         # On a card of its own memory only the part at work lies there before the first step.
         caching=max(
             (program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK), worded
         ),
-        rendering=weights + numbers * 4 + round(dummy.rendering(rows, picture).peak * SLACK),
+        rendering=program + _rendering(config, dummy, size, numbers, turns=device == "cuda" and capacity),
         file=file,
         disk={
             "epochs": file * (count_epochs(examples, config) if examples else config.loop.epochs),
@@ -126,6 +131,24 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         flops=total,
         seconds=known["seconds_per_teraflop"] * total / 1e12 if known else None,
     )
+
+
+def _rendering(config: TrainConfig, dummy: Dummy, learned: tuple[int, int], numbers: int, turns: int) -> int:
+    """Bytes of a comparison: its pictures are drawn and decoded, and those that were learned, the largest of which is
+    `learned`, encoded for their losses. `turns`: bytes of a card, where the parts may have to come one by one."""
+    settings, parts = config.evaluation, dummy.parts
+    picture, batch = _picture(config), settings.batch_size
+    drawn = max(picture, learned if settings.loss_pictures else picture, key=_area)
+    rows = batch * (1 if settings.cfg_scale == 1 and not settings.loss_pictures else 2)
+    # An epoch for each picture of a batch, from its file and laid beside the others.
+    loras = numbers * environment.DTYPES[config.model.precision].itemsize * (2 * batch if batch > 1 else 1)
+    texts = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
+    vae = max(dummy.decoding(picture).peak, dummy.caching(drawn).peak)
+    work = {"unet": dummy.rendering(rows, drawn).peak, "vae": vae, "texts": 0}
+    held = {"unet": dummy.unpacked, "vae": parts["vae"], "texts": texts}
+    everything = sum(held.values())
+    alone = turns and needed(everything, turns)
+    return loras + max((held[name] if alone else everything) + round(work[name] * SLACK) for name in work)
 
 
 def _part(config: TrainConfig) -> str:
@@ -239,6 +262,8 @@ def _changes(config: TrainConfig) -> Iterator[Change]:
         yield {"data.shuffle_tags": False}
     if config.model.precision == "fp32":
         yield {"model.precision": "bf16"}
+    if config.model.quantize == "none":
+        yield {"model.quantize": "fp8"}
     if config.adapter.text_encoder:
         yield {"adapter.text_encoder": False, "data.shuffle_tags": False}
     for share in (0.75, 0.5):
@@ -254,26 +279,31 @@ def _gathered(config: TrainConfig) -> int:
 def cheapest_change(
     config: TrainConfig, load: Callable[[TrainConfig], list[Example]], capacity: int, device: str = ""
 ) -> tuple[Change, Estimate] | None:
-    """The first single change that makes the run fit, or the first changes together; None when nothing does.
+    """Those changes that make the run fit and of which none can be spared; None when nothing does, or only the
+    rendering stays too large.
 
     `load` gives the pictures for changed settings, since another resolution has other buckets.
     """
     given = presets.flatten(config.model_dump())
 
-    def tried(change: Change) -> Estimate:
-        changed = presets.layer(given, change)
+    def merged(changes: list[Change]) -> Change:
+        return dict(item for change in changes for item in change.items())
+
+    def tried(changes: list[Change]) -> Estimate:
+        changed = presets.layer(given, merged(changes))
         return estimate(changed, load(changed), capacity, device)
 
-    changes = list(_changes(config))
-    everything = {path: value for change in changes for path, value in change.items()}
-    if not changes or not tried(everything).fits:
-        return None  # asked first, since each answer takes a while
-    together = [dict(item for change in changes[:end] for item in change.items()) for end in range(2, len(changes))]
-    for change in (*changes, *together):
-        found = tried(change)
-        if found.fits:
-            return change, found
-    return everything, tried(everything)
+    kept = list(_changes(config))
+    found = tried(kept)
+    renders = found.fits
+    if not kept or not found.trains:
+        return None
+    for change in reversed(kept):  # what costs most goes first, where the others are enough
+        fewer = [one for one in kept if one is not change]
+        with_fewer = tried(fewer)
+        if with_fewer.fits if renders else with_fewer.trains:
+            kept, found = fewer, with_fewer
+    return (merged(kept), found) if kept else None
 
 
 # ── one real step ───────────────────────────────────────────────────────────────────────────────────────

@@ -32,11 +32,11 @@ def load_base(config: TrainConfig, device: str) -> BaseModel:
     """The base of a run, in its precision, ready to render."""
     require_precision(config.model.precision, device)
     dtype = DTYPES[config.model.precision]
-    model = families.load(config.model.base, dtype=dtype, device=device, vae=config.model.vae)
+    model = families.load(config.model.base, dtype=dtype, vae=config.model.vae)
     if config.model.no_half_vae:
         model.vae.float()
     use_attention(model.unet, config.model.attention)
-    return model
+    return model.settle(device)
 
 
 class Renderer:

@@ -176,6 +176,7 @@ def test_each_choice_shows(folders):
     assert dummy.training(4, (64, 64), 1, encodes=True).peak > 1.5 * plain
     assert dummy.training(2, (128, 64), 1, encodes=True).peak > 1.5 * plain
     assert dummy.rendering(16, (64, 64)).peak > dummy.rendering(2, (64, 64)).peak
+    assert dummy.decoding((128, 64)).peak > dummy.decoding((64, 64)).peak
     careful = Dummy(settings_for(folders["sd15"], model__gradient_checkpointing=True, model__precision="bf16"))
     assert careful.parts["unet"] * 2 == dummy.parts["unet"]
     assert careful.training(2, (64, 64), 1, encodes=True).peak < 0.8 * plain
@@ -270,3 +271,48 @@ def test_a_base_in_fewer_bits_and_an_average_are_counted(folders):
     assert packed.training["UNet"] < plain.training["UNet"] / 2
     averaged = estimate(settings_for(folders["sd15"], loop__ema_decay=0.99), [])
     assert averaged.training["average"] == averaged.training["LoRA"] > 0
+
+
+def test_no_change_is_advised_that_can_be_spared(folders):
+    """Cheap changes together are better advice than smaller pictures, and what fits without them goes without."""
+    settings = settings_for(folders["sd15"], adapter__rank=256, adapter__text_encoder=False, loop__batch_size=8)
+    given = presets.flatten(settings.model_dump())
+    cheap = {"optimizer.name": "AdamW8bit", "loop.batch_size": 1, "loop.gradient_accumulation": 8}
+    wanted = estimate(presets.layer(given, cheap), [], 10**12, "cuda")
+    capacity = max(wanted.peak, wanted.rendering)
+    change, found = cheapest_change(settings, lambda _: [], capacity, "cuda")
+    assert found.fits and len(change) > 1 and "data.resolution" not in change
+    for path in change:
+        rest = {one: value for one, value in change.items() if one != path}
+        spared = estimate(presets.layer(given, rest), [], capacity, "cuda").fits
+        assert spared is (path == "loop.gradient_accumulation")  # which only keeps what an update sees
+
+
+def test_the_advice_can_be_pasted(folders, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = {"model.base": str(folders["sd15"]), "data.resolution": 64, "adapter.rank": 256, "optimizer.name": "AdamW"}
+    given["evaluation.batch_size"] = 1
+    options = [word for path, value in given.items() for word in ("--set", f"{path}={value}")]
+    found = estimate(presets.layer(given, {"optimizer.name": "AdamW8bit"}), [], 10**12, "cuda")
+    options += ["--memory", str(max(found.peak, found.rendering) / 1e9)]
+
+    def said(*words):
+        monkeypatch.setattr(sys, "argv", ["lora-studio", "estimate", *options, *words])
+        command_line.main()
+        return " ".join(capsys.readouterr().out.split())
+
+    advice = said().partition("It fits with ")[2].partition(": ")[0]
+    assert advice == "--set optimizer.name=AdamW8bit"
+    assert "It fits: a graphics card" in said(*advice.split())
+
+
+def test_a_card_on_which_only_rendering_does_not_fit(folders):
+    """The parts of a base take turns on a card that they would fill; training is told apart from rendering."""
+    settings = settings_for(folders["sd15"], model__precision="bf16")
+    roomy, narrow = (estimate(settings, [], capacity, "cuda") for capacity in (10**12, 10**6))
+    parts = Dummy(settings, "cuda").parts
+    assert roomy.rendering - narrow.rendering == parts["unet"] + parts["text_encoder"]  # the VAE takes most at work
+    large = settings_for(folders["sd15"], model__precision="bf16", data__resolution=64, evaluation__size=1024)
+    found = estimate(large, [], estimate(large, [], 1, "cuda").peak, "cuda")
+    assert found.trains and not found.fits
+    assert cheapest_change(large, lambda _: [], found.capacity, "cuda") is None

@@ -90,7 +90,7 @@ def test_a_preset_for_small_cards_fits_its_card(name, gigabytes, tmp_path):
     found = estimate(config, [], gigabytes * GIB, "cuda")
     assert found.training["UNet"] > 1.7e9  # the whole base, in half precision
     assert found.peak < RESERVE * gigabytes * GIB
-    assert found.fits == (name != "sdxl-8gb")  # rendering wants all parts of the base at once, as the preset says
+    assert found.fits and found.rendering < RESERVE * gigabytes * GIB  # the parts of the base take turns
 
 
 def test_the_list_names_every_preset(said):

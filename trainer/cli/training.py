@@ -78,7 +78,7 @@ def estimate(
         return
     print_estimate(found)
     if not found.fits:
-        print_change(change)
+        print_change(change, found.trains)
 
 
 def examples_of(config: TrainConfig):
@@ -88,13 +88,24 @@ def examples_of(config: TrainConfig):
     return load_examples(config.data) if config.data.folder else []
 
 
-def print_change(found) -> None:
-    if found is None:
+ELSEWHERE = "render on the processor (--device cpu) or on another machine."
+
+
+def print_change(found, trains: bool) -> None:
+    """What makes it fit, as it goes behind the command. `trains`: the training alone fits as it is."""
+    if found is None and trains:
+        console.print(f"Training fits. Rendering does not: {ELSEWHERE}")
+    elif found is None:
         console.print("Nothing that can be set makes it fit: take a smaller base model or a larger device.")
-        return
-    change, changed = found
-    options = " ".join(f"--set {path}={str(value).lower()}" for path, value in change.items())
-    console.print(f"It fits with [bold]{plain(options)}[/]: {size(max(changed.peak, changed.rendering))}.")
+    else:
+        change, changed = found
+        words = {path: str(value).lower() if isinstance(value, bool) else value for path, value in change.items()}
+        options = plain(" ".join(f"--set {path}={value}" for path, value in words.items()))
+        if changed.fits:
+            console.print(f"It fits with [bold]{options}[/]: {size(max(changed.peak, changed.rendering))}.")
+        else:
+            console.print(f"Training fits with [bold]{options}[/]: {size(changed.peak)}.")
+            console.print(f"Rendering does not: {ELSEWHERE}")
 
 
 def print_as_kohya(config: TrainConfig) -> None:
@@ -154,7 +165,7 @@ def foretell(config: TrainConfig, examples) -> None:
         found = estimates.estimate(config, examples)
         print_estimate(found)
         if not found.fits:
-            print_change(estimates.cheapest_change(config, examples_of, found.capacity))
+            print_change(estimates.cheapest_change(config, examples_of, found.capacity), found.trains)
     except UserError:
         raise
     except Exception as error:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from trainer.families.turns import Turns
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -69,7 +71,7 @@ class BaseModel:
     """One loaded base model: every weight frozen, every module in eval mode.
 
     `alphas_cumprod` [1000] float64 is the noise schedule ᾱ of the base. `path` is the single file or the
-    diffusers folder; `vae_path` is set when the VAE came from elsewhere.
+    diffusers folder; `vae_path` is set when the VAE came from elsewhere; `turns` where the parts share a card by turns.
     """
 
     family: Family
@@ -82,6 +84,7 @@ class BaseModel:
     alphas_cumprod: Tensor
     prediction_type: str = "epsilon"
     vae_path: str = ""
+    turns: Turns | None = field(default=None, repr=False)
     _sha256: str = field(default="", repr=False)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -95,12 +98,32 @@ class BaseModel:
 
     @property
     def device(self) -> torch.device:
-        return self.unet.conv_in.weight.device
+        """Where it works, and answers."""
+        return self.turns.device if self.turns else self.unet.conv_in.weight.device
 
     def to(self, device) -> BaseModel:
         for module in (self.unet, self.vae, *self.text_encoders):
             module.to(device)
         return self
+
+    def settle(self, device) -> BaseModel:
+        """To the device, ready to render. Parts that would take too much of a card's memory take turns there."""
+        import torch
+
+        from trainer.families.turns import Turns, needed
+
+        parts = (self.unet, self.vae, *self.text_encoders)
+        if torch.device(device).type == "cuda":
+            weights = sum(weight.nbytes for part in parts for weight in part.parameters())
+            if needed(weights, torch.cuda.get_device_properties(device).total_memory):
+                self.turns = Turns(parts, device)
+                return self
+        return self.to(device)
+
+    def bring(self, *parts: nn.Module) -> None:
+        """These parts are about to work: to the card with them, where they take turns."""
+        if self.turns is not None:
+            self.turns.bring(*parts)
 
     def sha256(self) -> str:
         """Of the single file, or of the weight files of the folder taken in the order of their names."""
@@ -220,6 +243,7 @@ class Family(ABC):
         """Pixels [B, 3, H, W] in [-1, 1] -> mean and standard deviation of the latents [B, 4, H/8, W/8],
         float32, both already multiplied with the VAE's scaling factor. No gradients. See `_finite`."""
         scale = model.vae.config.scaling_factor
+        model.bring(model.vae)
 
         def encode(weight: Tensor) -> tuple[Tensor, Tensor]:
             posterior = model.vae.encode(pixels.to(weight.device, weight.dtype)).latent_dist
@@ -231,6 +255,7 @@ class Family(ABC):
         """Scaled latents [B, 4, h, w] -> pixels [B, 3, 8h, 8w], float32, about [-1, 1] and not clamped. See
         `_finite`."""
         scale = model.vae.config.scaling_factor
+        model.bring(model.vae)
 
         def decode(weight: Tensor) -> tuple[Tensor, ...]:
             scaled = latents.to(weight.device, torch.float32) / scale

@@ -28,6 +28,7 @@ class StableDiffusion15(Family):
     def encode(self, model: BaseModel, tokens: Sequence[Tensor], clip_skip: int = 1) -> Conditioning:
         (ids,) = tokens
         encoder = model.text_encoders[0]
+        model.bring(encoder)
         rows = ids.flatten(0, 1).to(encoder.device)
         hidden = clip.last_hidden(encoder, rows, clip_skip)
         return Conditioning(hidden.view(ids.shape[0], -1, hidden.shape[-1]))
@@ -40,6 +41,7 @@ class StableDiffusion15(Family):
         conditioning: Conditioning,
         sizes: Tensor | None = None,
     ) -> Tensor:
+        model.bring(model.unet)
         hidden = conditioning.hidden.to(model.dtype)
         return model.unet(noisy.to(model.dtype), timesteps, encoder_hidden_states=hidden).sample.to(noisy.dtype)
 

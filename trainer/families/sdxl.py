@@ -31,6 +31,7 @@ class StableDiffusionXL(Family):
         `clip_skip` has no effect, as in A1111's default."""
         import torch
 
+        model.bring(*model.text_encoders)
         batch, chunks, _ = tokens[0].shape
         parts, pooled = [], None
         for encoder, ids in zip(model.text_encoders, tokens, strict=True):
@@ -48,6 +49,7 @@ class StableDiffusionXL(Family):
     ) -> Tensor:
         if sizes is None or conditioning.pooled is None:
             raise ValueError("SDXL needs sizes [B, 6] and a pooled text embedding")
+        model.bring(model.unet)
         known = conditioning.to(noisy.device, model.dtype)
         # In whole pixels: bfloat16 knows only every eighth number from 1024 on, and the embedding tells them apart.
         added = {"text_embeds": known.pooled, "time_ids": sizes.to(noisy.device).float()}
