@@ -20,15 +20,18 @@ from trainer.dataset import wording
 from trainer.examples import Example
 from trainer.families.base import BaseModel, Conditioning
 from trainer.families.clip import WORDS
+from trainer.families.turns import Turns
 
 AHEAD = 128  # captions encoded before the steps that train on them: 40 MB of main memory for SDXL in bf16
 
 
 class CaptionEncoder:
-    """Conditioning of captions. `folder` keeps what the text encoders said of captions that never change."""
+    """Conditioning of captions on `device`. `folder` keeps what the text encoders said of captions that never change."""
 
-    def __init__(self, model: BaseModel, config: TrainConfig, examples: list[Example], folder: Path):
-        self.model, self.clip_skip = model, config.model.clip_skip
+    def __init__(
+        self, model: BaseModel, config: TrainConfig, examples: list[Example], folder: Path, device: torch.device
+    ):
+        self.model, self.clip_skip, self.device = model, config.model.clip_skip, device
         self.max_tokens = config.data.max_tokens
         texts = list(dict.fromkeys(wording.fullest(example.caption, config.data) for example in examples))
         # All captions are padded to the same number of 75-token chunks, so that any batch can be stacked.
@@ -37,20 +40,21 @@ class CaptionEncoder:
         self.is_cached = not self.trains and not wording.varies(config.data)  # the text encoders' work is done
         self._ahead: dict[tuple[str, ...], Conditioning] = {}
         self._keys: dict[str, str] = {}
+        self._turns: Turns | None = Turns(model.text_encoders, device)
         # Pictures held back are measured with their captions as written, however those are shuffled in steps.
         if self.is_cached or not self.trains and any(example.role == "validation" for example in examples):
             self._fill([*texts, ""], folder)
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
+        if self.trains:
+            self._turns.bring(*model.text_encoders)
+        if self.trains or self.is_cached:
+            self._turns = None  # with the weights' places in main memory
 
     def _fill(self, texts: list[str], folder: Path) -> None:
         self._store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
         parted = "filled" if self.max_tokens else "at commas"
         self._keys = {text: content_key(text, self.clip_skip, self.chunks, parted) for text in texts}
         missing = [(key, text) for text, key in self._keys.items() if key not in self._store]
-        with torch.no_grad():
+        with self._at_work(), torch.no_grad():
             self._store.add((key, _named(self._encode([text]))) for key, text in missing)
 
     def prepare(self, batches: Iterable[list[str]]) -> None:
@@ -64,12 +68,9 @@ class CaptionEncoder:
     @contextmanager
     def _at_work(self) -> Iterator[None]:
         """The text encoders on the device, and in main memory again afterwards."""
-        for encoder in self.model.text_encoders:
-            encoder.to(self.device)
+        self._turns.bring(*self.model.text_encoders)
         yield
-        for encoder in self.model.text_encoders:
-            encoder.to("cpu")
-        environment.release_memory()
+        self._turns.bring()
 
     def __call__(self, texts: list[str]) -> Conditioning:
         """Conditioning of B captions on the UNet's device; carries gradients when the text encoders are trained."""

@@ -124,15 +124,9 @@ class Trainer:
     def _captions(self) -> CaptionEncoder:
         """The text encoders on the device where they learn, waiting for their turn in main memory where they do not,
         and given up as well when all captions could be encoded now."""
-        encoders = self.model.text_encoders
-        for encoder in encoders:
-            encoder.to(self.accelerator.device)
-        encode = CaptionEncoder(self.model, self.config, self.examples, CACHE)
+        encode = CaptionEncoder(self.model, self.config, self.examples, CACHE, self.accelerator.device)
         if encode.is_cached:
-            self._give_up(*encoders)
-        elif not encode.trains:
-            for encoder in encoders:
-                encoder.to("cpu")
+            self._give_up(*self.model.text_encoders)
         return encode
 
     def _give_up(self, *modules: torch.nn.Module) -> None:

@@ -18,7 +18,7 @@ def encoder(model, tmp_path, caption=LONG, **settings) -> CaptionEncoder:
     usual = {"adapter.text_encoder": False, "data.shuffle_tags": False}
     config = presets.layer(usual | {key.replace("__", "."): value for key, value in settings.items()})
     example = Example(Path("0.png"), "0", caption, 64, 64, 1, buckets.place(64, 64, [(64, 64)]))
-    return CaptionEncoder(model, config, [example], tmp_path / "cache")
+    return CaptionEncoder(model, config, [example], tmp_path / "cache", model.device)
 
 
 def by_hand(model, text: str, tokens: int) -> torch.Tensor:
