@@ -122,12 +122,13 @@ class Figures:
 
 def describe(model, device: torch.device) -> dict[str, Any]:
     """What environment.json holds: enough to know later what made these files."""
+    hashes = {"hash": model.short_hash, "sha256": model.sha256()}  # A1111's name for it, and the whole
     return {
         "versions": versions(),
         "platform": platform.platform(),
         "command": sys.argv,
         "device": device_name(device),
-        "base": {"name": model.name, "path": model.path, "family": model.family.name, "sha256": model.sha256()},
+        "base": {"name": model.name, "path": model.path, "family": model.family.name, **hashes},
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

@@ -1,12 +1,18 @@
 """Pictures that are asked for while a run trains: they are made from what it has learned, and change nothing in it."""
 
+import hashlib
+import json
+import shutil
+
 import pytest
+import tiny
 import trainees
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_resume import ADAPTERS
 from typer.testing import CliRunner
 
+from trainer import families, kohya
 from trainer.cli import app
 from trainer.loop import train
 from trainer.run import Run
@@ -101,3 +107,18 @@ def test_the_verb_leaves_the_request_for_a_run_that_trains(make):
     with run.lock():
         CliRunner().invoke(app, ["sample", str(run.path)])
     assert run.take_request("sample")
+
+
+def test_a_run_and_its_files_name_the_base_by_both_hashes(tmp_path, folders, monkeypatch):
+    """A1111's ten digits and the whole SHA-256 of the checkpoint's own bytes."""
+    monkeypatch.chdir(tmp_path)
+    base = families.load(str(folders["sd15"]))
+    shutil.copytree(folders["sd15"] / "tokenizer", tmp_path / "tokenizer")
+    save_file(tiny.original_state(base), tmp_path / "dream.safetensors")
+    run = trainees.make_run(tmp_path, tmp_path / "dream.safetensors", loop__epochs=1)
+    train(run)
+    digest = hashlib.sha256((tmp_path / "dream.safetensors").read_bytes()).hexdigest()
+    about = json.loads((run.path / "environment.json").read_text())["base"]
+    assert (about["hash"], about["sha256"]) == (digest[:10], digest)
+    metadata = kohya.read_header(run.epoch_path(1)).metadata
+    assert metadata["ss_new_sd_model_hash"] == digest and len(metadata["ss_sd_model_hash"]) == 8
