@@ -19,7 +19,10 @@ from studio import language
 ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
 SPOKEN = (
-    "checks.py",
+    "checks/learning.py",
+    "checks/network.py",
+    "checks/pictures.py",
+    "checks/problem.py",
     "doctor.py",
     "errors.py",
     "recommend.py",
@@ -30,6 +33,7 @@ SPOKEN = (
     "run.py",
     "record.py",
     "loop.py",
+    "preparation.py",
     "dataset/findings.py",
     "families/checkpoint_file.py",
     "families/folder.py",

@@ -15,9 +15,9 @@ CONTRACT |= {"pnginfo", "prompt_sets", "vote", "preference", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environment", "quantize", "augment", "graphs"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
-STORIES = set("batches encoding loop checkpoint record render evaluate export tag demo doctor terminal".split())
+STORIES = set("batches encoding preparation loop checkpoint record render evaluate export tag demo doctor".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "step", "basecheck", "hires", "denoising"}
-STORIES |= {"costs", "estimate", "guidance", "lifetime", "places", "sidecars", "sampling"}
+STORIES |= {"costs", "estimate", "guidance", "lifetime", "places", "sidecars", "sampling", "terminal"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

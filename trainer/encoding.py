@@ -26,7 +26,7 @@ AHEAD = 128  # captions encoded before the steps that train on them: 40 MB of ma
 
 
 class CaptionEncoder:
-    """Conditioning of captions on `device`. `folder` keeps what the text encoders said of captions that never change."""
+    """Conditioning of captions on `device`. `folder` keeps that of captions which never change."""
 
     def __init__(
         self, model: BaseModel, config: TrainConfig, examples: list[Example], folder: Path, device: torch.device

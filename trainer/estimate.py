@@ -20,7 +20,7 @@ from trainer.examples import Example, count_epochs, count_steps
 from trainer.families.checkpoint_file import MAP
 from trainer.families.turns import needed
 from trainer.files import write_json
-from trainer.loop import CACHE
+from trainer.preparation import CACHE
 from trainer.run import Run
 
 GB = 1e9

@@ -1,4 +1,4 @@
-"""The training loop: prepare, then epochs of updates, each epoch saved as a finished LoRA file.
+"""The training loop: epochs of updates, each epoch saved as a finished LoRA file.
 
 A run can be killed at any moment. What it needs to go on stands in state/, written after each epoch and on
 stop, and everything random is drawn from (seed, epoch, place), so the resumed run makes the same tensors.
@@ -17,24 +17,19 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from trainer import checks, environment, families, kohya, lifetime, optimizers, processes, quantize, schedules
-from trainer.adapters import Adapter, start_from
+from trainer import environment, kohya, lifetime, optimizers, processes, schedules
 from trainer.averages import Average
-from trainer.batches import Batches, Latents, Share, cache_latents
+from trainer.batches import Batches
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
-from trainer.encoding import AHEAD, CaptionEncoder
+from trainer.encoding import AHEAD
 from trainer.errors import UserError
-from trainer.examples import Example, load_examples
-from trainer.families.base import BaseModel
-from trainer.files import write_json
+from trainer.preparation import Preparation
 from trainer.record import Listener, Recorder
 from trainer.run import Run
 from trainer.sampling import sample
 from trainer.step import Step
 from trainer.validation import Validation
-
-CACHE = Path("runs") / ".cache"
 
 
 def train(run: Run, listener: Listener | None = None) -> None:
@@ -59,128 +54,37 @@ class Trainer:
         self.run, self.config, self.accelerator, self.recorder = run, config, accelerator, recorder
         self.signals = signals
         self.started = time.time()
-        self.examples = self._examples()
-        self.model = self._model()
-        latents = self._latents()
-        self.encode = self._captions()
+        prepare = Preparation(run, config, accelerator, recorder, self._is_asked_to_stop)
+        self.examples = prepare.examples()
+        self.model = prepare.base()
+        latents = prepare.latents(self.model, self.examples)
+        self.encode = prepare.captions(self.model, self.examples)
         self.batches = Batches(config, self.examples, latents)
         self.validation = Validation(self.examples, self.batches, config.loss)
-        self.adapter = self._adapter()
-        self.optimizer = self._optimizer()
+        self.adapter = prepare.adapter(self.model)
+        self.optimizer = prepare.optimizer(self.adapter)
         self.average = Average(self.adapter, config.loop.ema_decay)
         self.step = Step(config, self.model, self.encode, self.adapter.parameters(), accelerator)
         if config.model.cuda_graphs and not self.step.is_recorded:
             recorder.state("preparing", "model.cuda_graphs has no effect here: it needs an NVIDIA card.")
-        self.position = self._restore()
+        self.position = self._restore(prepare.batches_per_update())
         self._pending: tuple[int, dict[str, float], environment.Figures] | None = None
         self._asked = self._agreed = False  # whether this process was asked to stop; whether all know that one was
 
-    # ── prepare ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def _examples(self) -> list[Example]:
-        examples = load_examples(self.config.data)
-        checks.require(checks.check(self.config, examples))
-        processes.require_shareable(self.config)
-        optimizers.check_args(self.config.optimizer.name, self.config.optimizer.args)
-        if self.accelerator.is_main_process:
-            write_json(self.run.path / "dataset.json", [example.as_json() for example in examples])
-        return examples
-
-    def _model(self) -> BaseModel:
-        settings = self.config.model
-        self.recorder.state("preparing", f"Loading {settings.base}")
-        device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
-        # Into main memory: until training begins, the device holds only the part that is at work.
-        with environment.weights_apart():
-            model = families.load(settings.base, dtype=dtype, vae=settings.vae)
-        if settings.quantize != "none":
-            quantize.pack(model.unet, settings.quantize, device)
-        if settings.no_half_vae:
-            model.vae.float()
-        if said := environment.use_attention(model.unet, settings.attention):
-            self.recorder.state("preparing", said)
-        if settings.gradient_checkpointing:
-            trains_text = self.config.trains_any(model.family.text_components)
-            environment.use_checkpointing(model, trains_text, self.config.adapter.drops)
-        if self.accelerator.is_main_process:
-            about = environment.describe(model, device) | {"batches_per_update": self._batches_per_update()}
-            write_json(self.run.path / "environment.json", about)
-        return model
-
-    def _latents(self) -> Latents:
-        """The pictures encoded. The VAE's work is done then, and its memory is given up, on any device."""
-        self.model.vae.to(self.accelerator.device)
-        own = self.accelerator
-        share = Share(own.process_index, own.num_processes, own.wait_for_everyone)
-        latents = cache_latents(self.model, self.examples, self.config.data, CACHE, self._encoding, share)
-        self._give_up(self.model.vae)
-        return latents
-
-    def _encoding(self, message: str, done: int, total: int) -> None:
-        self.recorder.preparing(message, done, total)
-        if self._is_asked_to_stop():
-            raise lifetime.Stopped
-
-    def _captions(self) -> CaptionEncoder:
-        """The text encoders on the device where they learn, waiting for their turn in main memory where they do not,
-        and given up as well when all captions could be encoded now."""
-        encode = CaptionEncoder(self.model, self.config, self.examples, CACHE, self.accelerator.device)
-        if encode.is_cached:
-            self._give_up(*self.model.text_encoders)
-        return encode
-
-    def _give_up(self, *modules: torch.nn.Module) -> None:
-        for module in modules:
-            module.to("meta")
-        environment.release_memory()
-
-    def _adapter(self) -> Adapter:
-        settings, device = self.config.adapter, self.accelerator.device
-        if processes.sharers() == 1:
-            self.model.unet.to(device)
-        adapter = Adapter.attach(
-            self.model,
-            settings,
-            seed=self.config.loop.seed,
-            trains=lambda component, block: self.config.learning_rate(component, block) > 0,
-            dtype=torch.bfloat16 if self.config.model.full_bf16 else torch.float32,
-        )
-        if settings.start_from:
-            path = Path(settings.start_from).expanduser()
-            said = start_from(adapter, kohya.read(path).tensors, path, resize=settings.start_resize)
-            self.recorder.state("preparing", said)
-        if processes.sharers() > 1:
-            # Block by block: the whole of the base never lies on one card.
-            processes.share_out(self.model.unet, adapter.parameters(), device)
-            self.model.unet.to(device)
-        if self.config.model.compile and (said := environment.use_compile(self.model.unet)):
-            self.recorder.state("preparing", said)
-        return adapter
-
-    def _optimizer(self):
-        settings = self.config.optimizer
-        groups = optimizers.grouped(self.adapter.groups(), self.config.learning_rate, settings.lora_plus_ratio)
-        return self.accelerator.prepare(optimizers.build(settings.name, groups, settings.args))
-
-    def _restore(self) -> Position:
+    def _restore(self, batches_per_update: int) -> Position:
         state = load_state(self.run.path / "state")
         self.optimizer.train()
         if self.accelerator.is_main_process:
             self.run.forget_metrics(after=state["position"].step if state else 0)
         if state is None:
-            return Position(group=self._batches_per_update())
+            return Position(group=batches_per_update)
         self.adapter.load_exact(state["adapter"])
         self.average.load(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         position = state["position"]
-        return position if position.group else replace(position, group=self._batches_per_update())
-
-    def _batches_per_update(self) -> int:
-        """A run keeps what it began with, so that it goes on the same with another number of processes."""
-        begun = self.run.environment().get("batches_per_update")
-        return begun or self.config.loop.gradient_accumulation * self.accelerator.num_processes
+        return position if position.group else replace(position, group=batches_per_update)
 
     # ── train ───────────────────────────────────────────────────────────────────────────────────────────
 

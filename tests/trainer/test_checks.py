@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from trainer import basecheck, checks, presets
+from trainer.checks import learning, network, pictures
 from trainer.dataset import buckets
 from trainer.examples import Example
 
@@ -34,46 +35,46 @@ REGULAR = [example("cat.png", role="regularisation", repeats=200)]
 BURNS = {"optimizer__learning_rate": 1e-2, "optimizer__name": "AdamW"}
 
 CASES = [  # rule, settings and pictures with which it speaks, what it speaks of, and those with which it is silent
-    (checks.few_pictures, {}, MANY[:3], "data.folder", {}, MANY),
-    (checks.learning_rate_of_one, BURNS, MANY, "optimizer.learning_rate", BURNS | {"optimizer__name": "SGD"}, MANY),
-    (checks.unusual_length, {"loop__epochs": 1}, FEW, "data.repeats", {"loop__epochs": 10}, MANY),
-    (checks.unusual_length, {"loop__epochs": 400}, MANY, "loop.epochs", {"loop__epochs": 50}, MANY),
-    (checks.unusual_length, {"loop__max_steps": 100}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
-    (checks.unusual_length, {"loop__max_steps": 90_000}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
-    (checks.captions_never_seen, {"data__caption_dropout_every": 1}, MANY, "data.caption_dropout_every", {}, MANY),
+    (pictures.few_pictures, {}, MANY[:3], "data.folder", {}, MANY),
+    (learning.learning_rate_of_one, BURNS, MANY, "optimizer.learning_rate", BURNS | {"optimizer__name": "SGD"}, MANY),
+    (pictures.unusual_length, {"loop__epochs": 1}, FEW, "data.repeats", {"loop__epochs": 10}, MANY),
+    (pictures.unusual_length, {"loop__epochs": 400}, MANY, "loop.epochs", {"loop__epochs": 50}, MANY),
+    (pictures.unusual_length, {"loop__max_steps": 100}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
+    (pictures.unusual_length, {"loop__max_steps": 90_000}, MANY, "loop.max_steps", {"loop__max_steps": 1000}, MANY),
+    (pictures.captions_never_seen, {"data__caption_dropout_every": 1}, MANY, "data.caption_dropout_every", {}, MANY),
     (
-        checks.braces_that_stay_text,
+        pictures.braces_that_stay_text,
         {}, [example(caption="{a|b} hat")], "data.wildcards",
         {"data__wildcards": True}, [example(caption="{a|b} hat")],
     ),
     (
-        checks.masks_without_effect,
+        pictures.masks_without_effect,
         {"data__alpha_mask": True}, MANY, "data.alpha_mask",
         {"data__alpha_mask": True}, MASKED,
     ),
     (
-        checks.masks_without_effect,
+        pictures.masks_without_effect,
         {"data__alpha_mask": True, "data__mask_folder": "m"}, MASKED, "data.alpha_mask",
         {"data__mask_folder": "m"}, MASKED,
     ),
-    (checks.masks_without_effect, {"loss__mask_normalised": True}, MANY, "loss.mask_normalised", {}, MANY),
+    (pictures.masks_without_effect, {"loss__mask_normalised": True}, MANY, "loss.mask_normalised", {}, MANY),
     (
-        checks.unused_by_this_kind,
+        network.unused_by_this_kind,
         {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": False}, MANY,
         "optimizer.text_encoder_2_learning_rate",
         {"optimizer__text_encoder_2_learning_rate": 1e-5, "adapter__text_encoder": True}, MANY,
     ),
-    (checks.two_weightings, {"loss__debiased": True}, MANY, "loss.min_snr_gamma", {"loss__min_snr_gamma": 0}, MANY),
+    (learning.two_weightings, {"loss__debiased": True}, MANY, "loss.min_snr_gamma", {"loss__min_snr_gamma": 0}, MANY),
     (
-        checks.two_weightings,
+        learning.two_weightings,
         {"loss__p2_gamma": 1}, MANY, "loss.min_snr_gamma",
         {"loss__p2_gamma": 1, "loss__min_snr_gamma": 0}, MANY,
     ),
-    (checks.missing_base, {"model__base": "models/none.ckpt"}, MANY, "model.base", {"model__base": "some/model"}, MANY),
-    (checks.missing_base, {"model__base": "/nowhere"}, MANY, "model.base", {"model__base": "toybox/sd15"}, MANY),
-    (checks.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
+    (network.missing_base, {"model__base": "models/no.ckpt"}, MANY, "model.base", {"model__base": "some/model"}, MANY),
+    (network.missing_base, {"model__base": "/nowhere"}, MANY, "model.base", {"model__base": "toybox/sd15"}, MANY),
+    (pictures.more_regularisation_than_pictures, {}, MANY + REGULAR, "data.regularisation", {}, MANY),
     *[
-        (checks.attention_that_is_not_there, {"model__attention": "xformers"}, MANY, "model.attention", {}, MANY)
+        (network.attention_that_is_not_there, {"model__attention": "xformers"}, MANY, "model.attention", {}, MANY)
     ] * (find_spec("xformers") is None),
 ]  # fmt: skip
 
@@ -90,7 +91,7 @@ def test_a_rule_speaks_where_it_should(case):
 
 
 def test_folders_that_say_their_repeats_are_told_to_train_longer():
-    (problem,) = found([example(repeats=3), example("1.png", repeats=5)], checks.unusual_length)
+    (problem,) = found([example(repeats=3), example("1.png", repeats=5)], pictures.unusual_length)
     assert problem.setting == "loop.epochs" and problem.suggestion >= 100
 
 

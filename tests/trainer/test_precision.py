@@ -151,7 +151,7 @@ def test_no_half_vae_is_obeyed(trainer, monkeypatch):
     load = families.load
     monkeypatch.setattr(families, "load", lambda *args, **options: _half(load(*args, **options)))
     monkeypatch.setattr(
-        "trainer.loop.cache_latents", lambda model, *rest: seen.append(model.vae.dtype) or cached(model, *rest)
+        "trainer.preparation.cache_latents", lambda model, *rest: seen.append(model.vae.dtype) or cached(model, *rest)
     )
     cached = cache_latents
     trainer(model__no_half_vae=True)

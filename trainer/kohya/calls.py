@@ -135,7 +135,8 @@ def _kind(config: TrainConfig) -> Values:
     found: Values = {}
     if attention or adapter.rslora or adapter.kind in ("dora", "loha", "lokr"):
         found["algo"] = adapter.kind if adapter.kind in ("loha", "lokr") else "lora"
-        found |= {"dora_wd": True, "wd_on_output": False} if adapter.kind == "dora" else {}  # the axis of its magnitudes
+        # A DoRA's magnitudes lie along the input.
+        found |= {"dora_wd": True, "wd_on_output": False} if adapter.kind == "dora" else {}
     convolutions = 0 if attention else adapter.conv_rank or (adapter.rank if adapter.kind == "locon" else 0)
     if convolutions:
         alpha = adapter.conv_alpha or adapter.alpha / adapter.rank * convolutions

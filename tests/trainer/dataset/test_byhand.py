@@ -184,9 +184,9 @@ def test_a_fix_that_crops_the_picture_crops_its_mask(folder):
 
 def test_masks_that_would_not_be_looked_at_are_said(folder):
     config = presets.layer({"data.folder": str(folder)})
-    assert not list(checks.masks_without_effect(config, []))
+    assert not list(checks.pictures.masks_without_effect(config, []))
     byhand.paint_mask(folder, "plain.png", Image.new("L", (96, 96), 255))
-    (problem,) = checks.masks_without_effect(config, [])
+    (problem,) = checks.pictures.masks_without_effect(config, [])
     assert problem.setting == "data.mask_folder" and "would not be looked at" in problem.reason
     mended = presets.layer({"data.folder": str(folder), problem.setting: problem.suggestion})
-    assert not list(checks.masks_without_effect(mended, []))
+    assert not list(checks.pictures.masks_without_effect(mended, []))
