@@ -16,8 +16,9 @@ from trainer import estimate as estimates
 from trainer.adapters import KINDS, Adapter
 from trainer.checkpoint import load_state
 from trainer.costs import Dummy, Meter
-from trainer.estimate import cheapest_change, estimate, probe
+from trainer.estimate import estimate, probe
 from trainer.examples import load_examples
+from trainer.fitting import cheapest_change
 from trainer.loop import train
 
 

@@ -64,6 +64,7 @@ def estimate(
 ):
     """Say what a run takes before it starts: memory, time, disk; and what would make it fit."""
     from trainer import estimate as estimates
+    from trainer import fitting
 
     config = configure(preset, base, data, name, trigger, set_ or [])
     if probe:
@@ -72,7 +73,7 @@ def estimate(
         console.print(f"Two real steps: {taken:.2f} s for the second, at most {size(peak)} of memory.")
     card = "cuda" if memory else ""
     found = estimates.estimate(config, examples_of(config), round(memory * 1e9), card)
-    change = None if found.fits else estimates.cheapest_change(config, examples_of, found.capacity, card)
+    change = None if found.fits else fitting.cheapest_change(config, examples_of, found.capacity, card)
     if as_json:
         print(json.dumps({**found.as_json(), "change": change and {"set": change[0], **change[1].as_json()}}))
         return
@@ -160,12 +161,13 @@ def _prepare(config: TrainConfig) -> Path:
 def foretell(config: TrainConfig, examples) -> None:
     """Memory, time and disk before the first step. Says what would make it fit, and leaves the choice."""
     from trainer import estimate as estimates
+    from trainer import fitting
 
     try:
         found = estimates.estimate(config, examples)
         print_estimate(found)
         if not found.fits:
-            print_change(estimates.cheapest_change(config, examples_of, found.capacity), found.trains)
+            print_change(fitting.cheapest_change(config, examples_of, found.capacity), found.trains)
     except UserError:
         raise
     except Exception as error:
