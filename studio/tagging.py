@@ -11,23 +11,25 @@ from studio.language import _
 from trainer import toybox
 
 # Of the hub, fetched at the first use; a typed one may lie in a folder here.
-TAGGERS = (
-    "wd14:SmilingWolf/wd-swinv2-tagger-v3",
-    "florence:florence-community/Florence-2-large",
-    "blip:Salesforce/blip-image-captioning-large",
-)
+TAGGERS = {
+    "wd14:SmilingWolf/wd-swinv2-tagger-v3": "WD14 wd-swinv2-tagger-v3",
+    "florence:florence-community/Florence-2-large": "Florence-2 large",
+    "blip:Salesforce/blip-image-captioning-large": "BLIP large",
+}
 TOYBOX = "wd14:toybox/tagger"
 
 
 def ask(name: str, folder: Path) -> None:
-    known = {tagger: tagger for tagger in TAGGERS} | {TOYBOX: _("toybox: drawn creatures only, no download")}
+    known = dict(TAGGERS)
+    if toybox.PARTS["tagger"].is_dir():
+        known[TOYBOX] = _("toybox: drawn creatures only, no download")
     help = _(
         "wd14 writes booru tags, florence and blip sentences. Choose one, which the hub sends at its first use, or "
         "type wd14:FOLDER, florence:FOLDER, blip:FOLDER or another model of the hub."
     )
     tagger = st.selectbox(
         _("Tagger"),
-        list(known) if toybox.PARTS["tagger"].is_dir() else TAGGERS,
+        list(known),
         key="tagger",
         format_func=lambda name: known.get(name, name),
         accept_new_options=True,
@@ -37,7 +39,7 @@ def ask(name: str, folder: Path) -> None:
     modes = {_("Leave captions that are there"): [], _("Add to them"): ["--append"], _("Replace them"): ["--overwrite"]}
     mode = st.radio(_("Pictures that have a caption"), list(modes), key="tag mode")
     threshold = st.slider(
-        _("Sureness"), 0.05, 0.95, 0.35, 0.05, key="threshold", help=_("Tags less sure are left out.")
+        _("Threshold"), 0.05, 0.95, 0.35, 0.05, key="threshold", help=_("Tags less sure are left out.")
     )
     if st.button(_("Start"), type="primary", key="tag", disabled=not tagger.strip()):
         options = [f"--tagger={tagger.strip()}", f"--trigger={trigger.strip()}", f"--threshold={threshold}"]
