@@ -89,7 +89,7 @@ def test_what_is_no_picture_is_refused_and_nothing_is_written_over(here):
     # Beside it only the record by which the upload can be taken back.
     folder = here / "datasets" / "moss"
     kept = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
-    assert sorted(kept) == [".originals", ".originals/moves.jsonl", "a.png"]
+    assert sorted(kept) == [".originals", ".originals/moves.jsonl", ".originals/moves.jsonl.lock", "a.png"]
 
 
 def test_escaped_text_has_no_markup_left():

@@ -194,4 +194,5 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     matrix = weight.flatten(1)
     if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
         return functional.linear(x.permute(0, 2, 3, 1), matrix).permute(0, 3, 1, 2)
-    return torch.matmul(matrix, x.flatten(2)).unflatten(2, x.shape[2:])
+    # torch.matmul goes another way, with other last bits, for a matrix that is trained than for one that is not.
+    return torch.bmm(matrix.expand(len(x), -1, -1), x.flatten(2)).unflatten(2, x.shape[2:])
