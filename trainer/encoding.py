@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -41,21 +42,27 @@ class CaptionEncoder:
         self._ahead: dict[tuple[str, ...], Conditioning] = {}
         self._keys: dict[str, str] = {}
         self._turns: Turns | None = Turns(model.text_encoders, device)
-        # Pictures held back are measured with their captions as written, however those are shuffled in steps.
-        if self.is_cached or not self.trains and any(example.role == "validation" for example in examples):
-            self._fill([*texts, ""], folder)
+        self._folder = folder
+        if self.is_cached:
+            self.keep([*texts, ""])
         if self.trains:
             self._turns.bring(*model.text_encoders)
         if self.trains or self.is_cached:
             self._turns = None  # with the weights' places in main memory
 
-    def _fill(self, texts: list[str], folder: Path) -> None:
-        self._store = Store(folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self._folder / f"captions-{weights_hash(*self.model.text_encoders)[:16]}")
+
+    def keep(self, texts: Iterable[str]) -> None:
+        """Encode captions that are asked for again and again, once for all. Trained text encoders change their mind."""
+        if self._turns is None:
+            return  # all are kept, or none
         parted = "filled" if self.max_tokens else "at commas"
-        self._keys = {text: content_key(text, self.clip_skip, self.chunks, parted) for text in texts}
-        missing = [(key, text) for text, key in self._keys.items() if key not in self._store]
-        with self._at_work(), torch.no_grad():
-            self._store.add((key, _named(self._encode([text]))) for key, text in missing)
+        self._keys |= {text: content_key(text, self.clip_skip, self.chunks, parted) for text in texts}
+        if missing := [(key, text) for text, key in self._keys.items() if key not in self._store]:
+            with self._at_work(), torch.no_grad():
+                self._store.add((key, _named(self._encode([text]))) for key, text in missing)
 
     def prepare(self, batches: Iterable[list[str]]) -> None:
         """Encode the captions of the batches that are trained next. What was prepared before is forgotten."""

@@ -61,6 +61,7 @@ class Trainer:
         self.encode = prepare.captions(self.model, self.examples)
         self.batches = Batches(config, self.examples, latents)
         self.validation = Validation(self.examples, self.batches, config.loss)
+        self.encode.keep(self.validation.captions)
         self.adapter = prepare.adapter(self.model)
         self.optimizer = prepare.optimizer(self.adapter)
         self.average = Average(self.adapter, config.loop.ema_decay)

@@ -43,6 +43,11 @@ class Validation:
     def __bool__(self) -> bool:
         return bool(self._work)
 
+    @property
+    def captions(self) -> list[str]:
+        """What the measured pictures are described with: as written, however captions change in the steps."""
+        return [self._batches.fixed([index], 0).captions[0] for index in {index for _, index, _ in self._work}]
+
     def measure(
         self, accelerator: Accelerator, modules: list[nn.Module], loss: Callable[[Batch], Tensor]
     ) -> dict[str, float]:

@@ -94,6 +94,17 @@ def test_changing_captions_are_encoded_ahead_and_heard_alike(model, tmp_path):
     assert asked
 
 
+def test_a_caption_that_is_kept_is_encoded_once_for_all_runs(model, tmp_path):
+    encode = encoder(model, tmp_path, data__shuffle_tags=True)
+    wanted = encode(["moss, hat"])
+    encode.keep(["moss, hat"])
+    again = encoder(model, tmp_path, data__shuffle_tags=True)
+    asked = count_calls(model.text_encoders)
+    again.keep(["moss, hat"])
+    for kept in (encode, again):
+        assert torch.equal(kept(["moss, hat"]).hidden, wanted.hidden) and not asked
+
+
 def test_frozen_text_encoders_leave_the_device_between(model, tmp_path):
     """Where they are is told by their moves: a processor is the only device there is here."""
     encode = encoder(model, tmp_path, data__shuffle_tags=True)
