@@ -113,7 +113,7 @@ def show_groups(folder: Path, groups: Sequence[Sequence[Path]]) -> None:
 
 def set_aside(folder: Path, paths: Sequence[Path]) -> None:
     """With their captions into the folder's .originals/, from where Undo brings them back."""
-    repair = fixes.Repair("near duplicate", aside=[file for path in paths for file in (path, *aside.companions(path))])
+    repair = fixes.Repair("near duplicate", aside=aside.with_companions(paths))
     try:
         fixes.apply(folder, repair)
         state.notify(_("Set {pictures} aside.").format(pictures=plural(len(paths), "picture")))

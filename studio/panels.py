@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from studio import jobs, places
+from studio import jobs
 from studio.language import _
 from studio.sentences import said
 from studio.text import escape
@@ -127,10 +127,6 @@ def show_log(text: str) -> None:
 def demo_ready() -> bool:
     """Whether the toybox's weights are installed."""
     return bool(toybox_bases()) and toybox.PARTS["tagger"].is_dir()
-
-
-def runs_by_name() -> dict[str, Any]:
-    return {run.name: run for run in places.runs()}
 
 
 def clip_option() -> list[str]:

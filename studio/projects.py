@@ -65,10 +65,9 @@ def counted(name: str) -> tuple[int, int]:
 
 def comparison_of(run: Run) -> tuple[int, int | None]:
     """(epochs that the newest comparison shows, the one it recommends)."""
-    found = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda path: -path.stat().st_mtime)
-    for path in found:
+    for folder in run.comparisons():
         try:
-            evaluation = Evaluation.load(path.parent)
+            evaluation = Evaluation.load(folder)
         except UserError:
             continue
         own = [number for number in evaluation.epochs if number != BASE_EPOCH and number not in evaluation.labels]

@@ -22,7 +22,6 @@ from trainer.files import write_json
 from trainer.preparation import CACHE
 from trainer.run import Run
 
-GB = 1e9
 PROBES = CACHE / "probes.json"
 DRIVER = 730_000_000  # of a CUDA context with cuBLAS' and cuDNN's workspaces: 0.73 GB on an H100, driver 580
 METADATA = 6_000  # of a LoRA file with a few dozen tags, bytes

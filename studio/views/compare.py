@@ -52,7 +52,7 @@ def main() -> None:
 
 def compared(run: Run) -> bool:
     """Runs that have something to show come first, newest first among themselves."""
-    return any((run.path / "evaluations").glob("*/evaluation.json"))
+    return bool(run.comparisons())
 
 
 # ── rendering ───────────────────────────────────────────────────────────────────────────────────────────
@@ -128,11 +128,11 @@ def watch(subject: str, verb: str, label: str) -> None:
 
 
 def show_comparison(run: Run) -> None:
-    found = sorted((run.path / "evaluations").glob("*/evaluation.json"), key=lambda path: -path.stat().st_mtime)
+    found = run.comparisons()
     if not found:
         offer(run)
         return
-    names = [path.parent.name for path in found]
+    names = [folder.name for folder in found]
     name = names[0] if len(names) == 1 else state.select(_("Comparison"), "comparison", names)
     folder = run.path / "evaluations" / name
     evaluation = Evaluation.load(folder)
