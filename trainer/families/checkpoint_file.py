@@ -24,6 +24,7 @@ Reader = Callable[[str], "Tensor"]  # name of one of our modules' tensors -> the
 # Bytes read through one memory map. What was read stays in memory as long as its map, so that of a file whose numbers
 # are turned into another precision no more than this is there twice.
 MAP = 2**24
+LONGEST_HEADER = 100_000_000  # bytes, of a safetensors file; the format allows no more
 ARCHIVE = "an archive: unpack it, and give the file inside"
 # How files begin that bear a checkpoint's name and are none, in the order in which they are asked.
 STRANGERS = {
@@ -63,7 +64,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         start = file.read(512)
     # By content and not by ending: a renamed pickle must not be taken for anything else. Safetensors begins with
     # the length of its header, whose eight bytes may look like anything, and then a brace.
-    if start[8:9] != b"{":
+    if start[8:9] != b"{" or int.from_bytes(start[:8], "little") > LONGEST_HEADER:
         if what := next((what for sign, what in STRANGERS.items() if start.lstrip().startswith(sign)), ""):
             raise UserError(f"{path} is no checkpoint but {what}.")
         if start.startswith((b"PK", b"\x80")):

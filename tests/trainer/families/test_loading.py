@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -454,13 +455,13 @@ def test_broken_files(single, tmp_path):
         file.writestr("model.safetensors", content[:2000])
     for name, data, sentence in [
         ("cut.safetensors", content[:-100], "cut off"),
-        ("garbage.safetensors", os.urandom(5000), "not a whole safetensors"),
+        ("garbage.safetensors", random.Random(0).randbytes(5000), "not a whole safetensors"),
         ("empty.safetensors", b"", "only 0 bytes"),
         ("page.safetensors", b"<!DOCTYPE html>" + b" " * 1000, "web page"),
         ("page.ckpt", b"<html>" + b" " * 1000, "web page"),
         ("refused.safetensors", b'{"error": "Unauthorized"}', "server's message"),
         ("pointer.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a", "Git LFS pointer"),
-        ("packed.safetensors", b"GGUF" + os.urandom(1000), "a GGUF file"),
+        ("packed.safetensors", b"GGUF\3\0\0\0{" + b"\0" * 1000, "a GGUF file"),
         ("archive.ckpt", archive.read_bytes(), "an archive: unpack it"),
         ("cut.ckpt", b"PK\x03\x04" + b"\0" * 1000, "cannot be read"),
     ]:
