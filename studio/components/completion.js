@@ -3,13 +3,15 @@
 
 const PAUSE = 90;  // ms without a key before the list is asked
 
-export default function ({ data, setTriggerValue }) {
-  let wait = 0;
+export default function ({ data, parentElement, setTriggerValue }) {
+  // What is about to be asked outlives a redraw in between: nobody would ask it again.
+  const memory = parentElement.memory ??= { wait: 0 };
+  memory.send = setTriggerValue;
   const ask = event => {
-    clearTimeout(wait);
-    wait = setTimeout(() => setTriggerValue("ask", event.detail), PAUSE);
+    clearTimeout(memory.wait);
+    memory.wait = setTimeout(() => memory.send("ask", event.detail), PAUSE);
   };
   document.addEventListener("lora-studio-ask", ask);
   if (data.asked) document.dispatchEvent(new CustomEvent("lora-studio-tags", { detail: data }));
-  return () => { clearTimeout(wait); document.removeEventListener("lora-studio-ask", ask); };
+  return () => document.removeEventListener("lora-studio-ask", ask);
 }

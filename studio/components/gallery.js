@@ -28,7 +28,7 @@ const key = tag => tag.replaceAll("\\(", "(").replaceAll("\\)", ")").replaceAll(
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector("#gallery");
-  const memory = root.memory ??= { free: new Set(), drafts: new Map(), known: { asked: "", matches: [] }, cards: new Map() };
+  const memory = root.memory ??= { free: new Set(), drafts: new Map(), typed: new Map(), known: { asked: "", matches: [] }, cards: new Map() };
   const { items, words } = data;
   const active = root.getRootNode().activeElement;
   const focused = active?.closest?.(".card")?.dataset.id;
@@ -49,7 +49,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   }
 
   function adder(item) {
-    const input = make("input", "", { placeholder: words.add, autocomplete: "off", spellcheck: false });
+    const half = memory.typed.get(item.id) ?? "";  // typed before the card was drawn again
+    const input = make("input", "", { value: half, placeholder: words.add, autocomplete: "off", spellcheck: false });
     input.dataset.part = "add";
     input.setAttribute("aria-label", `${words.add} ${item.name}`);
     const box = make("div", "add", {}, input);
@@ -57,8 +58,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
     const close = () => { list?.remove(); list = null; at = -1; };
     const take = tag => {
       const added = tag.split(",").map(one => one.trim()).filter(Boolean);
-      if (added.length) edit(item, { tags: [...item.tags, ...added] });
       input.value = "";
+      memory.typed.delete(item.id);
+      if (added.length) edit(item, { tags: [...item.tags, ...added] });
       close();
     };
     const offer = () => {
@@ -90,8 +92,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
       at = (to + rows.length) % rows.length;
       rows.forEach((row, place) => row.setAttribute("aria-selected", String(place === at)));
     };
-    input.oninput = () => { at = -1; offer(); };
-    input.onfocus = () => { memory.offer = offer; };
+    input.oninput = () => { at = -1; memory.typed.set(item.id, input.value); offer(); };
+    input.onfocus = () => { memory.offer = offer; if (input.value) offer(); };
     input.onblur = close;
     input.onkeydown = event => {
       if (event.key === "ArrowDown" && list) { event.preventDefault(); event.stopPropagation(); mark(at + 1); }

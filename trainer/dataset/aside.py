@@ -83,7 +83,7 @@ def with_companions(pictures: Iterable[Path]) -> list[Path]:
 
 def new_id() -> str:
     """A name for one operation, by which its parts are undone as one."""
-    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:4]}"
+    return f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%S}-{uuid.uuid4().hex[:12]}"
 
 
 def place(folder: Path, id: str, path: Path) -> Path:

@@ -143,6 +143,11 @@ def test_two_who_set_pictures_aside_at_once_are_both_on_record(tmp_path):
     assert len(aside.history(tmp_path)) == len(paths) and not any(path.exists() for path in paths)
 
 
+def test_ten_thousand_operations_of_one_second_have_ten_thousand_names():
+    """Two of one name would be undone as one."""
+    assert len({aside.new_id() for _ in range(10_000)}) == 10_000
+
+
 def test_a_large_folder_is_listed_once_for_all_that_goes_with_its_pictures(tmp_path, monkeypatch):
     paths = [tmp_path / f"{number}.png" for number in range(50)]
     for path in paths:
