@@ -63,9 +63,9 @@ def add_pasted(name: str, files: list[tuple[str, bytes]]) -> None:
         report = uploads.save(name, files)
         number = plural(len(report.written), "file")
         said = [_("Added {files} to {folder}.").format(files=number, folder=report.folder)] if report.written else []
-        state.notify(" ".join([*said, *report.refused[:5]]))
+        (state.complain if report.refused else state.notify)(" ".join([*said, *report.refused[:5]]))
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def ask_link() -> None:

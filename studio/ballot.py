@@ -87,7 +87,7 @@ def cast(ballot: Ballot, pair: Pair, outcome: Outcome, evaluation: Evaluation) -
         if ballot.ranking().verdict != "undecided":
             voting.recommend_again(evaluation, ballot.folder)
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def take_back(ballot: Ballot, evaluation: Evaluation) -> None:
@@ -97,7 +97,7 @@ def take_back(ballot: Ballot, evaluation: Evaluation) -> None:
         if decided:
             voting.recommend_again(evaluation, ballot.folder)
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def show_certainty(ranking: Ranking) -> None:

@@ -104,4 +104,4 @@ def write(folder: Path, made: edit.Plan) -> None:
         panels.close("bulk")
         state.notify(_("Saved {captions}.").format(captions=plural(len(made.changes), "caption")))
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)

@@ -158,7 +158,7 @@ def _done(folder: Path, key: str, order: Sequence[Path]) -> None:
         if said := save(folder, change):
             state.notify(said)
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
         return
     names = [relative(folder, path) for path in order]
     step = {"next": 1, "previous": -1}.get(change.get("go"), 0)
@@ -275,7 +275,7 @@ def write(folder: Path, to: str, others: bool) -> None:
         options = [] if others else ["--only"]
         jobs.start("crop", folder.as_posix(), target.as_posix(), *options, subject=folder.name)
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def forget(folder: Path) -> None:

@@ -89,7 +89,7 @@ def mend(folder: Path, kind: str, found: Sequence[Finding], settings: fixes.Sett
         fixes.apply(folder, fixes.plan(kind, found, settings))
         state.notify(_("Fixed {findings}.").format(findings=plural(len(found), "finding")))
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def show_groups(folder: Path, groups: Sequence[Sequence[Path]]) -> None:
@@ -118,4 +118,4 @@ def set_aside(folder: Path, paths: Sequence[Path]) -> None:
         fixes.apply(folder, repair)
         state.notify(_("Set {pictures} aside.").format(pictures=plural(len(paths), "picture")))
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)

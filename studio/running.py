@@ -168,7 +168,7 @@ def resume(run: Run) -> None:
         line.remove(run.name)
         jobs.start_training(run)
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def duplicate(run: Run) -> None:

@@ -72,8 +72,13 @@ def hold(*beginnings: str) -> None:
 
 
 def notify(text: str) -> None:
-    """Say this at the top of the next page shown: a message before a rerun would never be seen."""
-    st.session_state[NOTICE] = text
+    """Say this for a moment on the next page shown: a message before a rerun would never be seen."""
+    st.session_state[NOTICE] = text, "short"
+
+
+def complain(of: object) -> None:
+    """Say what was not done on the next page shown, until somebody closes it: it may hold what they have written."""
+    st.session_state[NOTICE] = str(of), "infinite"
 
 
 def trying(what: Callable, *arguments: Any) -> None:
@@ -81,12 +86,13 @@ def trying(what: Callable, *arguments: Any) -> None:
     try:
         what(*arguments)
     except UserError as error:
-        notify(str(error))
+        complain(error)
 
 
 def show_notice() -> None:
     from studio.sentences import said
     from studio.text import escape
 
-    if text := st.session_state.pop(NOTICE, ""):
-        st.toast(escape(said(text)))
+    text, duration = st.session_state.pop(NOTICE, ("", ""))
+    if text:
+        st.toast(escape(said(text)), duration=duration)

@@ -181,7 +181,7 @@ def take_back(folder: Path, verb: str) -> None:
         if touched:
             state.notify(text.format(name=done(name), files=plural(len(touched), "file")))
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,7 +268,7 @@ def save_edit(key: str) -> None:
         if said := editing.save(folder, change):
             state.notify(said)
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 # ── beside them ─────────────────────────────────────────────────────────────────────────────────────────

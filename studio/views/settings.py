@@ -41,7 +41,7 @@ def keep(**changes) -> None:
     try:
         preferences.save(replace(preferences.load(), **changes))
     except UserError as error:
-        state.notify(str(error))
+        state.complain(error)
 
 
 def ask_language() -> None:

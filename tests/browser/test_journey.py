@@ -108,7 +108,7 @@ def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, unti
             area.fill(words)
             area.press("Control+s")
             settle(tab)
-        other.get_by_text("changed elsewhere").wait_for()
+        other.get_by_text("changed elsewhere").wait_for()  # with both texts, until it is closed
         assert captions.caption_of(folder / "03.png") == "from one tab"
 
 

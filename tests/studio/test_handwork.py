@@ -94,6 +94,7 @@ def test_the_page_offers_the_crops_that_wait(open_page, words, folder, monkeypat
     page.text_input(key="crop to moss").set_value("../outside").run()
     page.button(key="crop").click().run()
     assert commands == [] and "plain name" in page.toast[0].value
+    assert not page.toast[0].proto.duration  # no time at which it goes by itself
     page.text_input(key="crop to moss").set_value("moss close").run()
     page.checkbox(key="crop others moss").uncheck().run()
     page.button(key="crop").click().run()

@@ -148,6 +148,7 @@ def test_a_finding_is_fixed_and_undone(open_page, words, here):
     page.button(key="undo").click().run()
     assert not page.exception and (folder / "copy.txt").read_text() == "moss, the same"
     assert "Took back “fix duplicate”" in page.toast[0].value.replace("\\", "")
+    assert page.toast[0].proto.duration == 4
     page.button(key="redo").click().run()
     assert not page.exception and not (folder / "copy.png").exists() and not (folder / "copy.txt").exists()
 
