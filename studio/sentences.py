@@ -19,6 +19,7 @@ from studio import language
 ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
 SPOKEN = (
+    "basecheck.py",
     "checks/learning.py",
     "checks/network.py",
     "checks/pictures.py",

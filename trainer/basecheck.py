@@ -9,12 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from trainer import families
-from trainer.checks import Problem
+from trainer.checks import Problem, learning
 from trainer.config import TrainConfig
 from trainer.dataset import captions, wording
 from trainer.dataset.names import listed
 from trainer.examples import Example, trained
-from trainer.families.checkpoint_file import open_checkpoint
 from trainer.families.folder import read_config
 from trainer.families.tokens import Tokenizer, tokenizer
 
@@ -30,7 +29,7 @@ class Base:
     family: families.Family
     resolution: int  # px that it was made for
     tokenizer: Tokenizer
-    predicts_v: bool = False  # as far as its files say so without their weights
+    prediction_type: str = "epsilon"  # as its files say
     pure_noise: bool = False  # whether its noise levels end in pure noise
 
 
@@ -91,9 +90,18 @@ def pure_noise_that_teaches_nothing(config: TrainConfig, examples: list[Example]
     if (config.loss.zero_terminal_snr or base.pure_noise) and config.loss.min_snr_gamma:
         reason = "this run ends in pure noise (zero terminal SNR), and min-SNR gives just that level the weight 0."
         yield Problem("loss.min_snr_gamma", "warning", reason, 0)
-    if base.predicts_v and config.loss.v_prediction_like:
-        reason = "this base predicts v already, so its noise levels would be weighed twice."
-        yield Problem("loss.v_prediction_like", "warning", reason, 0)
+
+
+def prediction_unlike_the_bases(config: TrainConfig, examples: list[Example], base: Base) -> Iterator[Problem]:
+    """That a file says v is a mark somebody has set; that it says nothing is no word against it."""
+    if config.model.prediction == "epsilon" and base.prediction_type == "v_prediction":
+        reason = "this base says that it predicts v: trained as one that predicts the noise, nothing good is learned."
+        yield Problem("model.prediction", "warning", reason, "auto")
+
+
+def loss_of_the_other_prediction(config: TrainConfig, examples: list[Example], base: Base) -> Iterator[Problem]:
+    chosen = config.model.prediction
+    return learning.loss_of_the_other_prediction(config.loss, base.prediction_type if chosen == "auto" else chosen)
 
 
 RULES: list[Rule] = [
@@ -103,6 +111,8 @@ RULES: list[Rule] = [
     captions_over_the_limit,
     trigger_that_is_no_name,
     pure_noise_that_teaches_nothing,
+    prediction_unlike_the_bases,
+    loss_of_the_other_prediction,
 ]
 
 
@@ -119,11 +129,6 @@ def _look(name: str) -> Base:
     if source.kind == "folder":
         # A diffusers folder says it: the side of the latents, 8 px each.
         resolution = 8 * (read_config(source.path / "unet" / "config.json").get("sample_size") or resolution // 8)
-        noise = read_config(source.path / "scheduler" / "scheduler_config.json")
-        predicts_v = noise.get("prediction_type") == "v_prediction"
-        pure_noise = bool(noise.get("rescale_betas_zero_snr"))
-    else:
-        # Marks without a value, which other tools read as well. Without its weights only one format tells its names.
-        marks = open_checkpoint(source.path).shapes.keys() if source.path.suffix == ".safetensors" else ()
-        predicts_v, pure_noise = "v_pred" in marks, "ztsnr" in marks
-    return Base(family, resolution, tokenizer(name), predicts_v, pure_noise)
+    noise = families.noise(source)
+    prediction, pure_noise = noise.get("prediction_type", "epsilon"), bool(noise.get("rescale_betas_zero_snr"))
+    return Base(family, resolution, tokenizer(name), prediction, pure_noise)

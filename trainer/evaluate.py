@@ -157,7 +157,8 @@ def _render(
     """
     places, losses, about, model, renderer, loaded = [], {}, {}, None, None, None
     for side in sides:
-        wanted = (side.config.model.base, side.config.model.vae, side.config.model.precision)
+        base = side.config.model
+        wanted = (base.base, base.vae, base.precision, base.prediction, side.config.loss.zero_terminal_snr)
         if wanted != loaded:
             model = renderer = None
             gc.collect()  # the first one and its hooks know each other

@@ -50,7 +50,13 @@ class Preparation:
         device, dtype = self.accelerator.device, environment.DTYPES[settings.precision]
         # Into main memory: until training begins, the device holds only the part that is at work.
         with environment.weights_apart():
-            model = families.load(settings.base, dtype=dtype, vae=settings.vae)
+            model = families.load(
+                settings.base,
+                dtype=dtype,
+                vae=settings.vae,
+                prediction=settings.prediction,
+                pure_noise=self.config.loss.zero_terminal_snr,
+            )
         if settings.quantize != "none":
             quantize.pack(model.unet, settings.quantize, device)
         if settings.no_half_vae:

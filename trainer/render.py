@@ -32,7 +32,10 @@ def load_base(config: TrainConfig, device: str) -> BaseModel:
     """The base of a run, in its precision, ready to render."""
     require_precision(config.model.precision, device)
     dtype = DTYPES[config.model.precision]
-    model = families.load(config.model.base, dtype=dtype, vae=config.model.vae)
+    settings, pure_noise = config.model, config.loss.zero_terminal_snr
+    model = families.load(
+        settings.base, dtype=dtype, vae=settings.vae, prediction=settings.prediction, pure_noise=pure_noise
+    )
     if config.model.no_half_vae:
         model.vae.float()
     use_attention(model.unet, config.model.attention)
@@ -277,6 +280,7 @@ def infotext_of(cell: Cell, renderer: Renderer, epoch: Epoch | None) -> str:
         "ENSD": cell.ensd if cell.ensd and sampler.uses_ensd else None,
         "RNG": cell.noise_source if cell.noise_source != "GPU" else None,
         "Eta DDIM" if sampler.times == "ddim" else "Eta": cell.eta if cell.eta != sampler.eta else None,
+        "Noise Schedule": "Zero Terminal SNR" if model.is_shifted else None,
         "Emphasis": cell.emphasis if cell.emphasis != "Original" else None,
         "Lora hashes": _hashes(files, "lora"),
         "TI hashes": _hashes(files, "embedding"),

@@ -11,15 +11,18 @@ from torch import Tensor, nn
 
 from trainer import losses
 from trainer.batches import Batch
+from trainer.checks.learning import loss_of_the_other_prediction
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.families.base import BaseModel, Conditioning
-from trainer.families.schedule import zero_terminal_snr
 from trainer.graphs import Graphs
 
 
 class Step:
-    """The way of a batch through the base with its LoRA and back. Batches come on the device."""
+    """The way of a batch through the base with its LoRA and back. Batches come on the device.
+
+    Raises UserError for a setting of the loss that is made for bases of the other kind of prediction.
+    """
 
     def __init__(
         self,
@@ -29,8 +32,10 @@ class Step:
         parameters: Sequence[nn.Parameter],
         accelerator: Accelerator,
     ):
+        for wrong in loss_of_the_other_prediction(config.loss, model.prediction_type):
+            raise UserError(str(wrong))
         self.settings, self.model, self.encode, self.accelerator = config.loss, model, encode, accelerator
-        self.alphas_cumprod = noise_levels(model, config).to(accelerator.device, torch.float32)
+        self.alphas_cumprod = model.alphas_cumprod.to(accelerator.device, torch.float32)
         records = config.model.cuda_graphs and accelerator.device.type == "cuda"
         self._graphs = Graphs(self._recorded, parameters) if records else None
 
@@ -73,26 +78,6 @@ class Step:
         threshold = losses.threshold(self.settings, ratio, timesteps, len(self.alphas_cumprod))
         weight = losses.weight(self.settings, ratio, kind)
         return losses.error(self.settings, predicted, wanted, threshold, batch.masks) * weight
-
-
-def noise_levels(model: BaseModel, config: TrainConfig) -> Tensor:
-    """ᾱ of the base, float64; shifted to end in pure noise where that is asked for. Raises UserError for a setting of
-    the loss that is made for bases of the other kind of prediction."""
-    settings, name = config.loss, model.name
-    if model.prediction_type == "v_prediction":
-        if settings.v_prediction_like > 0:
-            raise UserError(
-                f"loss.v_prediction_like: {name} predicts v itself, which is weighted so anyway: set it to 0."
-            )
-        return zero_terminal_snr(model.alphas_cumprod) if settings.zero_terminal_snr else model.alphas_cumprod
-    if settings.zero_terminal_snr:
-        raise UserError(
-            f"loss.zero_terminal_snr: {name} predicts the noise, and finding noise in pure noise "
-            "teaches nothing: turn it off, or take a v-prediction base."
-        )
-    if settings.noise_prediction_like:
-        raise UserError(f"loss.noise_prediction_like: {name} predicts the noise itself: turn it off.")
-    return model.alphas_cumprod
 
 
 def _seed(words: str) -> None:

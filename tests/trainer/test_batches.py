@@ -118,7 +118,7 @@ def test_a_weight_for_bases_of_the_other_kind_is_refused(family, setting, value,
 
 def test_pure_noise_is_not_for_a_base_that_predicts_it(tmp_path, folders, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="v-prediction base"):
+    with pytest.raises(UserError, match="loss.zero_terminal_snr: .* model.prediction"):
         losses_of(tmp_path, folders["sd15"], loss__zero_terminal_snr=True)
 
 

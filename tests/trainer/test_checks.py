@@ -137,7 +137,7 @@ def test_a_rate_for_a_text_encoder_that_is_not_there(bases):
 
 def test_a_run_that_ends_in_pure_noise_is_not_weighed_by_min_snr(bases, tmp_path):
     """Min-SNR's weight of a v-prediction is 0 at just that level."""
-    shifted = {"loss__zero_terminal_snr": True}
+    shifted = {"loss__zero_terminal_snr": True, "model__prediction": "v_prediction"}
     (problem,) = of_base(bases["sd15"], **shifted)
     assert (problem.setting, problem.suggestion) == ("loss.min_snr_gamma", 0)
     assert not of_base(bases["sd15"], **shifted, loss__min_snr_gamma=0)
@@ -147,6 +147,19 @@ def test_a_run_that_ends_in_pure_noise_is_not_weighed_by_min_snr(bases, tmp_path
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
     said = of_base(folder, loss__v_prediction_like=0.5)
     assert [problem.setting for problem in said] == ["loss.min_snr_gamma", "loss.v_prediction_like"]
+    (problem,) = of_base(folder, model__prediction="epsilon", loss__min_snr_gamma=0)
+    assert (problem.setting, problem.suggestion) == ("model.prediction", "auto")
+
+
+def test_a_loss_for_bases_of_the_other_prediction(bases):
+    for setting in ("loss__zero_terminal_snr", "loss__noise_prediction_like"):
+        said = [problem for problem in of_base(bases["sd15"], **{setting: True}) if problem.severity == "error"]
+        assert [problem.setting for problem in said] == [setting.replace("__", ".")]
+        assert not [
+            problem
+            for problem in of_base(bases["sd15"], **{setting: True}, model__prediction="v_prediction")
+            if problem.severity == "error"
+        ]
 
 
 def test_captions_over_the_limit_are_named(bases):

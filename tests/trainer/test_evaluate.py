@@ -557,6 +557,23 @@ def test_diffusers_draws_the_same_picture_from_the_exported_file(here):
     assert difference(ours, theirs) <= 1
 
 
+def test_pictures_are_rendered_as_the_base_is_said_to_predict(here):
+    """What the run was told of its base holds for its pictures, and stands in them as A1111 writes it."""
+    said = here.config.model.model_copy(update={"prediction": "v_prediction"})
+    shifted = here.config.loss.model_copy(update={"zero_terminal_snr": True})
+    configs = [
+        here.config,
+        here.config.model_copy(update={"model": said}),
+        here.config.model_copy(update={"model": said, "loss": shifted}),
+    ]
+    cell = make_cell(here.config, here.config.evaluation, presets_prompt(), 5, "")
+    renderers = [Renderer(load_base(config, "cpu"), 1) for config in configs]
+    plain, v, pure = (renderer.render([cell])[0] for renderer in renderers)
+    assert min(difference(plain, v), difference(v, pure)) > 1
+    noise = ["Noise Schedule: Zero Terminal SNR" in infotext_of(cell, renderer, None) for renderer in renderers]
+    assert noise == [False, False, True]
+
+
 def presets_prompt():
     return Prompt("plain", "moss, disc")
 

@@ -30,6 +30,7 @@ CHANGES: dict[str, tuple] = {
     "name": ("fern", {}),
     "model.base": ("sdxl", {}),
     "model.vae": ("vae", {}),
+    "model.prediction": ("v_prediction", {}),
     "model.clip_skip": (2, {}),
     "model.precision": ("bf16", {}),
     "model.full_bf16": (True, {"model.precision": "bf16"}),

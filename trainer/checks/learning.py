@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from trainer import blocks
 from trainer.checks.problem import Problem
-from trainer.config import TrainConfig
+from trainer.config import LossConfig, TrainConfig
 from trainer.errors import UserError, nearest
 from trainer.examples import Example
 from trainer.schedules import SCHEDULES
@@ -115,3 +115,20 @@ def two_weightings(config: TrainConfig, examples: list[Example]) -> Iterator[Pro
         if on and loss.min_snr_gamma:
             reason = f"it is multiplied with loss.{name}, which weighs the noise levels too: use one of the two."
             yield Problem("loss.min_snr_gamma", "warning", reason, 0)
+
+
+def loss_of_the_other_prediction(loss: LossConfig, prediction_type: str) -> Iterator[Problem]:
+    """Settings that are made for bases of the other kind. No rule of its own: it wants to know the base."""
+    if prediction_type == "v_prediction":
+        if loss.v_prediction_like > 0:
+            reason = "this base predicts v itself, which is weighted so anyway."
+            yield Problem("loss.v_prediction_like", "error", reason, 0)
+        return
+    if loss.zero_terminal_snr:
+        reason = (
+            "this base predicts the noise (or else see model.prediction), which is no task where there is only noise."
+        )
+        yield Problem("loss.zero_terminal_snr", "error", reason, "false")
+    if loss.noise_prediction_like:
+        reason = "this base predicts the noise itself (or else see model.prediction)."
+        yield Problem("loss.noise_prediction_like", "error", reason, "false")

@@ -23,6 +23,14 @@ class ModelConfig(Part):
         help="Another VAE file or folder instead of the one inside the base model; empty takes the base's own.",
         kohya="vae",
     )
+    prediction: Literal["auto", "epsilon", "v_prediction"] = setting(
+        "auto",
+        label="Prediction type",
+        help="What the base model was trained to predict: the noise (epsilon, most models) or v. auto reads it off the "
+        "model's files. Choose it where a model's page says v-prediction and its pictures come out as brown noise: "
+        "merges often lose the mark.",
+        kohya="v_parameterization",
+    )
     clip_skip: int = setting(
         1,
         ge=1,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.errors import UserError
 from trainer.families.base import BaseModel, Conditioning, Family
@@ -17,7 +17,7 @@ from trainer.families.sources import Source, resolve
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FAMILIES", "BaseModel", "Conditioning", "Family", "Source", "detect", "load", "resolve"]
+__all__ = ["FAMILIES", "BaseModel", "Conditioning", "Family", "Source", "detect", "load", "noise", "resolve"]
 
 FAMILIES: dict[str, Family] = {
     family.name: family for family in (StableDiffusion15(), StableDiffusion2(), StableDiffusionXL())
@@ -35,18 +35,34 @@ def detect(source: Source) -> Family:
     return FAMILIES[kind.detect(source.path)]
 
 
+def noise(source: Source) -> dict[str, Any]:
+    """What a base's files say of its noise, as a diffusers scheduler_config.json says it: `prediction_type` and
+    `rescale_betas_zero_snr`; what is left out is as in SD 1.5. Raises UserError as `detect` does."""
+    from trainer.families import folder, single_file
+
+    return (single_file if source.kind == "single_file" else folder).noise(source.path)
+
+
 def load(
-    base: str, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", vae: str = ""
+    base: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    vae: str = "",
+    prediction: str = "auto",
+    pure_noise: bool = False,
 ) -> BaseModel:
     """Load a base model with every weight frozen.
 
     `base`: toybox/sd15, toybox/sdxl, a diffusers folder, a hub id, or a single .safetensors or .ckpt file.
     `dtype`: of the UNet and the text encoders (default float32). `vae`: a file or folder to take the VAE from.
+    `prediction`: "epsilon" or "v_prediction", whatever its files say. `pure_noise`: shift its noise levels so that the
+    last one is pure noise, unless it is so already.
     Raises UserError for whatever cannot be used, with what to give instead.
     """
     import torch
 
-    from trainer.families import folder, single_file
+    from trainer.families import folder, schedule, single_file
     from trainer.families.convolutions import as_products
     from trainer.families.gates import keep_less
 
@@ -55,6 +71,10 @@ def load(
     kind = single_file if source.kind == "single_file" else folder
     model = kind.load(family, source, dtype or torch.float32, vae)
     _require_tokenizers(model)
+    if prediction != "auto":
+        model.prediction_type = prediction
+    if pure_noise and not schedule.ends_in_noise(model.alphas_cumprod):
+        model.alphas_cumprod, model.is_shifted = schedule.zero_terminal_snr(model.alphas_cumprod), True
     for module in (model.unet, model.vae, *model.text_encoders):
         module.requires_grad_(False).eval()
     as_products(model.unet)

@@ -70,8 +70,9 @@ class Conditioning:
 class BaseModel:
     """One loaded base model: every weight frozen, every module in eval mode.
 
-    `alphas_cumprod` [1000] float64 is the noise schedule ᾱ of the base. `path` is the single file or the
-    diffusers folder; `vae_path` is set when the VAE came from elsewhere; `turns` where the parts share a card by turns.
+    `alphas_cumprod` [1000] float64 is the noise schedule ᾱ of the base; `is_shifted` where its files had another end.
+    `path` is the single file or the diffusers folder; `vae_path` is set when the VAE came from elsewhere; `turns`
+    where the parts share a card by turns.
     """
 
     family: Family
@@ -83,6 +84,7 @@ class BaseModel:
     tokenizers: list[Any]
     alphas_cumprod: Tensor
     prediction_type: str = "epsilon"
+    is_shifted: bool = False
     vae_path: str = ""
     turns: Turns | None = field(default=None, repr=False)
     _sha256: str = field(default="", repr=False)

@@ -77,6 +77,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read ({error}): download the model again.") from None
 
 
+def noise(path: Path) -> dict[str, Any]:
+    """Its scheduler_config.json, {} when there is none. Raises UserError when it is broken."""
+    return read_config(path / "scheduler" / "scheduler_config.json")
+
+
 def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseModel:
     """Load a diffusers folder. A folder without vae/ uses the one beside it, so that bases can share a VAE."""
     from diffusers import UNet2DConditionModel
@@ -88,7 +93,7 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
     parts = zip(classes, family.text_components, strict=True)
     encoders = [load_part(cls, source.path / part, dtype) for cls, part in parts]
     names = [part.replace("text_encoder", "tokenizer") for part in family.text_components]
-    noise = schedule.from_config(read_config(source.path / "scheduler" / "scheduler_config.json"))
+    levels = schedule.from_config(noise(source.path))
     vae_path = Path(vae).expanduser() if vae else vae_folder(source.path)
     return BaseModel(
         family=family,
@@ -98,8 +103,8 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str) -> BaseMo
         unet=load_part(UNet2DConditionModel, source.path / "unet", dtype),
         text_encoders=encoders,
         tokenizers=[load_tokenizer(source.path / name) for name in names],
-        alphas_cumprod=noise.alphas_cumprod,
-        prediction_type=noise.prediction_type,
+        alphas_cumprod=levels.alphas_cumprod,
+        prediction_type=levels.prediction_type,
         vae_path=str(vae_path) if vae_path != source.path / "vae" else "",
     )
 

@@ -46,6 +46,11 @@ def from_config(config: dict[str, Any]) -> Noise:
     return Noise(alphas_cumprod, prediction)
 
 
+def ends_in_noise(alphas_cumprod: Tensor) -> bool:
+    """Whether the last step holds no signal to speak of; SD 1.5's and SDXL's holds a share of 0.0047."""
+    return alphas_cumprod[-1].item() < 1e-6
+
+
 def zero_terminal_snr(alphas_cumprod: Tensor) -> Tensor:
     """Shift and scale √ᾱ so that the last step is pure noise (Lin et al. 2023, "Common Diffusion Noise
     Schedules and Sample Steps are Flawed", algorithm 1), but leave a last ᾱ of 4.9e-8 as A1111 and ComfyUI

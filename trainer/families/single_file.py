@@ -7,6 +7,7 @@ tensor goes straight from the file into its place.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,12 @@ def _detect(file: Checkpoint) -> str:
     return next((name for name, prefix in OPEN_CLIP.items() if _has(file, prefix)), "sd15")
 
 
+def noise(path: Path) -> dict[str, Any]:
+    """As a scheduler_config.json says it. Raises UserError for a file of something else."""
+    file = open_checkpoint(path)
+    return _noise(_detect(file), file)
+
+
 def load(family: Family, source: Source, dtype: torch.dtype, vae: str, opened: Checkpoint | None = None) -> BaseModel:
     """Load a checkpoint in the original layout, with its tokenizers from where `tokenizer_folder` finds them."""
     file = opened or open_checkpoint(source.path)
@@ -44,12 +51,7 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str, opened: C
         load_tokenizer(source.path, part.replace("text_encoder", "tokenizer"), family.name == "sd2")
         for part in family.text_components
     ]
-    noise = schedule.from_config(
-        {
-            "prediction_type": "v_prediction" if _is_v_trained(family, file) else "epsilon",
-            "rescale_betas_zero_snr": "ztsnr" in file.shapes,
-        }
-    )
+    levels = schedule.from_config(_noise(family.name, file))
     encoders = [_clip_l(family, file, tokenizers[0], dtype)] if family.name in CLIP_L else []
     if family.name in OPEN_CLIP:
         encoders.append(_open_clip(family, file, tokenizers[-1], dtype))
@@ -61,8 +63,8 @@ def load(family: Family, source: Source, dtype: torch.dtype, vae: str, opened: C
         vae=vaes.load(family, Path(vae).expanduser(), dtype) if vae else _vae(family, file, dtype),
         text_encoders=encoders,
         tokenizers=tokenizers,
-        alphas_cumprod=noise.alphas_cumprod,
-        prediction_type=noise.prediction_type,
+        alphas_cumprod=levels.alphas_cumprod,
+        prediction_type=levels.prediction_type,
         vae_path=str(Path(vae).expanduser()) if vae else "",
     )
 
@@ -123,19 +125,34 @@ def _clip_l(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype
     return fill(encoder, lambda path: file.read(prefix + path.removeprefix("text_model.")), dtype, file)
 
 
-def _is_v_trained(family: Family, file: Checkpoint) -> bool:
-    """Children of SDXL say so: by the key `v_pred`, or in the metadata that sd-scripts and ComfyUI write. Of SD 2.x
-    only the weights tell: those trained for v have a far larger spread in the last attention block's first bias
-    (ComfyUI's sign)."""
+def _noise(family: str, file: Checkpoint) -> dict[str, Any]:
+    return {
+        "prediction_type": "v_prediction" if _is_v_trained(family, file) else "epsilon",
+        "rescale_betas_zero_snr": "ztsnr" in file.shapes,
+    }
+
+
+def _is_v_trained(family: str, file: Checkpoint) -> bool:
+    """Some say so: by the key `v_pred`, in the metadata that sd-scripts and ComfyUI write, or in the .yaml beside the
+    file that A1111 reads. Of SD 2.x only the weights tell: those trained for v have a far larger spread in the last
+    attention block's first bias (ComfyUI's sign)."""
     said = (file.metadata.get(f"modelspec.{name}") for name in ("prediction_type", "predict_key"))
-    if "v_pred" in file.shapes or "v" in said:
+    if "v_pred" in file.shapes or "v" in said or _is_v_configured(file.path.with_suffix(".yaml")):
         return True
     name = ".1.transformer_blocks.0.norm1.bias"
     found = [key for key in file.shapes if key.startswith(f"{UNET}output_blocks.") and key.endswith(name)]
-    if family.name != "sd2" or not found:
+    if family != "sd2" or not found:
         return False
     last = max(found, key=lambda key: int(key.split(".")[3]))
     return file.read(last).float().std(correction=0).item() > 0.09
+
+
+def _is_v_configured(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return re.search(r"""^\s*parameterization\s*:\s*["']?v["']?\s*(#.*)?$""", text, re.MULTILINE) is not None
 
 
 def _open_clip(family: Family, file: Checkpoint, tokenizer: Any, dtype: torch.dtype) -> nn.Module:

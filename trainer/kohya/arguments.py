@@ -138,6 +138,7 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     # The GUI counts in per cent of all steps.
     "lr_warmup": ("optimizer.warmup", lambda value: float(value) / 100),
     "warmup_ratio": ("optimizer.warmup", float),
+    "v_parameterization": ("model.prediction", lambda value: "v_prediction" if flag(value) else "auto"),
 }
 
 # A setting -> the arguments that say the same to sd-scripts; {} where leaving the argument out says it,
@@ -158,6 +159,7 @@ WRITE: dict[str, Callable[[Any], Values | None]] = {
     "data.folder": lambda value: {"image_dir": value},
     "data.repeats": lambda value: {"num_repeats": value},
     "loop.batch_size": lambda value: {"batch_size": value},
+    "model.prediction": lambda value: {},  # by what the base is in the end: see calls.as_kohya
 }
 
 
@@ -204,6 +206,7 @@ RENAMED = {
     "dropout": "network_dropout",
     "lycoris_algo": "algo",
     "lokr_factor": "factor",
+    "v_pred": "v_parameterization",
 }
 
 # Arguments that sd-scripts takes as --network_args "name=value".
@@ -246,7 +249,7 @@ _NEEDLESS = {
         cache_latents cache_latents_to_disk skip_cache_check cache_info cache_text_encoder_outputs
         cache_text_encoder_outputs_to_disk sdxl_cache_text_encoder_outputs""",
     "read off the base model itself": """
-        sdxl v2 v_parameterization v_pred base_model_version flux1_checkbox sd3_checkbox sd3_cache_text_encoder_outputs
+        sdxl v2 base_model_version flux1_checkbox sd3_checkbox sd3_cache_text_encoder_outputs
         tokenizer_cache_dir""",
     "the VAE runs in float32 (for SD 1.5 in fp16: in fp16)": "sdxl_no_half_vae full_vae",
     "attention saves memory anyway": "mem_eff_attn split_attn",

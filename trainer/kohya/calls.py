@@ -42,12 +42,14 @@ BASH = Shell("\\", "cat > {name} <<'TOML'\n{text}\nTOML")
 POWERSHELL = Shell("`", "[IO.File]::WriteAllText(\"$PWD/{name}\", @'\n{text}\n'@)")
 
 
-def as_kohya(config: TrainConfig, *, xl: bool, shell: Shell | None = None) -> str:
+def as_kohya(config: TrainConfig, *, family: str, predicts_v: bool = False, shell: Shell | None = None) -> str:
     """A script that trains the same with sd-scripts: its dataset file, its call, and what it cannot say.
 
-    For PowerShell on Windows, else for bash. Settings without a name there are listed in the script's comments. Raises
-    UserError when data.more_folders says a number of times that is none, or a setting by block cannot be read.
+    `family` and `predicts_v` are the base's. For PowerShell on Windows, else for bash. Settings without a name there
+    are listed in the script's comments. Raises UserError when data.more_folders says a number of times that is none, or
+    a setting by block cannot be read.
     """
+    xl = family == "sdxl"
     shell = shell or (POWERSHELL if sys.platform == "win32" else BASH)
     arguments, lost = _arguments(config, xl=xl)
     network = {name: arguments.pop(name) for name in list(arguments) if name in known.NETWORK_ARGS}
@@ -76,6 +78,8 @@ def as_kohya(config: TrainConfig, *, xl: bool, shell: Shell | None = None) -> st
         "save_every_n_epochs": 1,
         "output_dir": "output",
         **({"no_half_vae": True} if xl else {}),
+        **({"v2": True} if family == "sd2" else {}),
+        **({"v_parameterization": True} if predicts_v else {}),
     }
     script = "sdxl_train_network.py" if xl else "train_network.py"
     call = [f"accelerate launch --num_cpu_threads_per_process 1 {script}"]

@@ -109,7 +109,7 @@ _NEEDLESS = {
         scheduler_params""",
     "every epoch is saved as a file of its own, and none is deleted": """
         backup rolling_backup save_ output_model_format""",
-    "read off the base model itself": "model_type training_method force_v_prediction force_epsilon_prediction",
+    "read off the base model itself": "model_type training_method",
     "of other kinds of models, or of training other than a LoRA's": """
         extra_model_name embedding additional_embeddings preserve_embedding token_count initial_embedding
         bundle_additional transformer prior. unconditional decoder effnet text_encoder_3 text_encoder_4 quantization
@@ -194,6 +194,9 @@ def _loss(values: Values, called: dict[str, str]) -> None:
         values["loss_weight_fn"] = True if weight == "DEBIASED_ESTIMATION" else strength
     elif weight == "CONSTANT":
         called["loss_weight_fn"], values["loss_weight_fn"] = "min_snr_gamma", 0
+    for name, kind in (("force_v_prediction", "v_prediction"), ("force_epsilon_prediction", "epsilon")):
+        if values.pop(name, False):
+            values[name], called[name] = kind, "model.prediction"
     if values.get("mse_strength") == 1:
         values["mse_strength"] = False
     unused = {"ema_decay", "ema_update_step_interval"} if str(values.get("ema", "OFF")) == "OFF" else set()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from trainer import families
 from trainer.errors import UserError
-from trainer.families import checkpoint_file
+from trainer.families import checkpoint_file, schedule
 
 
 @pytest.fixture
@@ -250,6 +250,36 @@ def test_v_prediction_is_marked_inside(model, single):
     found = families.load(str(single))
     assert found.prediction_type == "v_prediction" and found.alphas_cumprod[-1] < 1e-7
     assert model.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [('parameterization: "v"', "v_prediction"), ("parameterization: v # as trained", "v_prediction"),
+     ("parameterization: eps", "epsilon"), ("# parameterization: v", "epsilon")],
+)  # fmt: skip
+def test_v_prediction_is_said_by_the_configuration_beside_it(single, line, kind):
+    """As A1111 finds it: the .yaml of the same name."""
+    single.with_suffix(".yaml").write_text(f"model:\n  params:\n    {line}\n    linear_start: 0.00085\n")
+    assert (
+        families.load(str(single)).prediction_type
+        == families.noise(families.resolve(str(single)))["prediction_type"]
+        == kind
+    )
+
+
+def test_what_a_base_does_not_say_can_be_said(folders, tmp_path):
+    plain = families.load(str(folders["sd15"]))
+    said = families.load(str(folders["sd15"]), prediction="v_prediction", pure_noise=True)
+    assert (plain.prediction_type, plain.is_shifted) == ("epsilon", False)
+    assert (said.prediction_type, said.is_shifted) == ("v_prediction", True)
+    assert torch.equal(said.alphas_cumprod, schedule.zero_terminal_snr(plain.alphas_cumprod))
+    folder = shutil.copytree(folders["sd15"], tmp_path / "shifted", symlinks=True)
+    (folder / "scheduler").mkdir(exist_ok=True)
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(noise))
+    own, again = families.load(str(folder)), families.load(str(folder), pure_noise=True)
+    assert torch.equal(own.alphas_cumprod, again.alphas_cumprod) and not again.is_shifted
+    assert families.load(str(folder), prediction="epsilon").prediction_type == "epsilon"
 
 
 def test_a_checkpoint_of_plain_weights(model, single):

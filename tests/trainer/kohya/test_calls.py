@@ -15,7 +15,8 @@ from trainer.kohya.sources import read_source
 # What train_network.py and sdxl_train_network.py of kohya-ss/sd-scripts know (library/train_util.py,
 # library/custom_train_functions.py, train_network.py), of what a run here could want to say.
 THERE = set(
-    "pretrained_model_name_or_path vae clip_skip mixed_precision full_bf16 no_half_vae fp8_base torch_compile sdpa "
+    "pretrained_model_name_or_path v2 v_parameterization vae clip_skip mixed_precision full_bf16 no_half_vae fp8_base "
+    "torch_compile sdpa "
     "xformers gradient_checkpointing network_module network_dim network_alpha network_dropout network_args "
     "network_weights network_train_unet_only scale_weight_norms save_precision optimizer_type optimizer_args "
     "unet_lr text_encoder_lr lr_scheduler lr_scheduler_num_cycles lr_scheduler_power lr_decay_steps lr_warmup_steps "
@@ -69,7 +70,7 @@ def back(script, folder, name="again.sh"):
 @pytest.mark.parametrize("name", [*sorted(presets.find()), ""])
 def test_nothing_is_said_that_sd_scripts_does_not_know(name, xl):
     values = {"data.folder": "x"} | presets.load(name).values if name else EVERYTHING
-    script = as_kohya(presets.layer(values), xl=xl)
+    script = as_kohya(presets.layer(values), family="sdxl" if xl else "sd15")
     assert call_of(script).keys() - {"num_cpu_threads_per_process"} <= THERE
     (dataset,) = dataset_of(script)["datasets"]
     assert dataset.keys() - {"subsets"} <= DATASET
@@ -79,7 +80,7 @@ def test_nothing_is_said_that_sd_scripts_does_not_know(name, xl):
 @pytest.mark.parametrize("shell", [BASH, POWERSHELL])
 def test_everything_comes_back_from_either_shell(shell, tmp_path):
     config = presets.layer(EVERYTHING)
-    script = as_kohya(config, xl=True, shell=shell)
+    script = as_kohya(config, family="sdxl", shell=shell)
     assert call_of(script)["optimizer_args"] == ["weight_decay=0.1", "decouple=True", "betas=(0.9, 0.99)"]
     again, made = back(script, tmp_path, "again.sh" if shell is BASH else "again.ps1")
     changed = {path: value for path, value in presets.flatten(again.model_dump()).items() if path in EVERYTHING}
@@ -92,7 +93,7 @@ def test_everything_comes_back_from_either_shell(shell, tmp_path):
 @pytest.mark.parametrize("more", [{}, {"adapter.targets": "attention"}, {"adapter.rslora": True}])
 def test_each_kind_comes_back_with_its_convolutions(kind, conv_rank, more, tmp_path):
     config = presets.layer({"adapter.kind": kind, "adapter.conv_rank": conv_rank if kind != "lora" else 0} | more)
-    again, made = back(as_kohya(config, xl=False), tmp_path)
+    again, made = back(as_kohya(config, family="sd15"), tmp_path)
     ours, theirs = config.adapter, again.adapter
     if more.get("adapter.targets"):  # LyCORIS' preset for attention leaves convolutions out
         assert (theirs.kind, theirs.targets, theirs.conv_rank) == ("lora" if kind == "locon" else kind, "attention", 0)
@@ -107,7 +108,7 @@ def test_each_kind_comes_back_with_its_convolutions(kind, conv_rank, more, tmp_p
 def test_settings_by_block_are_lists_in_kohyas_order(xl, tmp_path):
     blocks = {"adapter.block_ranks": "IN04=4, OUT00-OUT02=0", "optimizer.block_learning_rates": "MID=0.5, IN01=0"}
     config = presets.layer(blocks | {"adapter.rank": 16, "adapter.alpha": 8})
-    script = as_kohya(config, xl=xl)
+    script = as_kohya(config, family="sdxl" if xl else "sd15")
     said = dict(pair.split("=") for pair in call_of(script)["network_args"])
     dims = said["block_dims"].split(",")
     assert (len(dims), dims[5 if xl else 4]) == ((23, "4") if xl else (25, "4"))
@@ -125,16 +126,27 @@ def test_what_means_something_else_there_is_written_as_it_is_meant(tmp_path):
     """A warm-up is refused for `constant`, AdaFactor sets its own rate unless told not to, CAME needs its module, and
     75 tokens are no choice."""
     values = {"optimizer.schedule": "constant", "optimizer.warmup": 0.1, "data.max_tokens": 75}
-    call = call_of(as_kohya(presets.layer(values | {"optimizer.name": "AdaFactor"}), xl=False))
+    call = call_of(as_kohya(presets.layer(values | {"optimizer.name": "AdaFactor"}), family="sd15"))
     assert call["lr_scheduler"] == "constant_with_warmup"
     assert "relative_step=False" in call["optimizer_args"]
     assert "max_token_length" not in call
-    call = call_of(as_kohya(presets.layer({"optimizer.name": "CAME"}), xl=False))
+    call = call_of(as_kohya(presets.layer({"optimizer.name": "CAME"}), family="sd15"))
     assert call["optimizer_type"] == "came_pytorch.CAME"
-    script = as_kohya(presets.layer({"optimizer.schedule": "rex", "data.validation_split": 2}), xl=False)
+    script = as_kohya(presets.layer({"optimizer.schedule": "rex", "data.validation_split": 2}), family="sd15")
     assert "like optimizer.schedule = rex" in script and "like data.validation_split = 2" in script
     assert "lr_scheduler" not in call_of(script)
-    assert "cache_latents" not in call_of(as_kohya(presets.layer({"data.random_crop": True}), xl=False))
+    assert "cache_latents" not in call_of(as_kohya(presets.layer({"data.random_crop": True}), family="sd15"))
+
+
+@pytest.mark.parametrize(("family", "v"), [("sd2", True), ("sd2", False), ("sdxl", True), ("sd15", False)])
+def test_what_sd_scripts_must_be_told_of_the_base(family, v, tmp_path):
+    script = as_kohya(presets.layer({}), family=family, predicts_v=v)
+    call = call_of(script)
+    assert ("v2" in call, "v_parameterization" in call) == (family == "sd2", v) and call.keys() <= THERE | {
+        "num_cpu_threads_per_process"
+    }
+    again, _ = back(script, tmp_path)
+    assert again.model.prediction == ("v_prediction" if v else "auto")
 
 
 def test_masks_make_another_kind_of_dataset(tmp_path):
@@ -144,7 +156,7 @@ def test_masks_make_another_kind_of_dataset(tmp_path):
         "data.folder": str(tmp_path / "moss"), "data.regularisation": str(tmp_path / "cats"), "data.trigger": "moss",
         "data.mask_folder": "masks",
     }  # fmt: skip
-    script = as_kohya(presets.layer(values), xl=False)
+    script = as_kohya(presets.layer(values), family="sd15")
     (subset,) = dataset_of(script)["datasets"][0]["subsets"]
     assert subset["conditioning_data_dir"] == "masks" and "class_tokens" not in subset
     assert call_of(script)["masked_loss"] is True

@@ -192,7 +192,7 @@ def test_every_folder_of_a_dataset_counts_as_often_as_there(tmp_path, monkeypatc
     assert made.values["data.regularisation"] == "regular"
     (one,) = made.unequal
     assert (one.name, one.value) == ("keep_tokens", "left out, 2, left out, left out")
-    assert imported(tmp_path, "again.sh", as_kohya(config, xl=False)).values["data.more_folders"] == (
+    assert imported(tmp_path, "again.sh", as_kohya(config, family="sd15")).values["data.more_folders"] == (
         config.data.more_folders
     )
 
@@ -214,7 +214,7 @@ def test_a_dataset_file_that_the_gui_names_is_read(tmp_path):
 def test_sub_folders_in_kohyas_way_are_folders_of_the_dataset_file(tmp_path):
     for name in ("10_moss girl", "3_hat"):
         trainees.draw_pictures(tmp_path / "img" / name, [(64 + 8 * len(name), 64)])
-    script = as_kohya(presets.layer({"data.folder": str(tmp_path / "img"), "model.quantize": "nf4"}), xl=False)
+    script = as_kohya(presets.layer({"data.folder": str(tmp_path / "img"), "model.quantize": "nf4"}), family="sd15")
     assert script.count("[[datasets.subsets]]") == 2
     subsets = tomllib.loads(script.split("<<'TOML'\n")[1].split("\nTOML")[0])["datasets"][0]["subsets"]
     assert [(s["num_repeats"], s["class_tokens"]) for s in subsets] == [(10, "moss girl"), (3, "hat")]
@@ -282,7 +282,7 @@ CHANGED = {
 @pytest.mark.parametrize("name", [*sorted(presets.find()), ""])
 def test_out_and_in_again_is_the_same(name, tmp_path):
     config = presets.layer(presets.load(name).values if name else {}, CHANGED if not name else {"data.folder": "x"})
-    made = imported(tmp_path, "train.sh", as_kohya(config, xl=False))
+    made = imported(tmp_path, "train.sh", as_kohya(config, family="sd15"))
     back = presets.flatten(presets.layer(made.values).model_dump())
     there = {entry.path for entry in settings() if entry.kohya} - {"model.attention"} | {
         "data.more_folders"
@@ -309,7 +309,7 @@ def test_out_and_in_again_is_the_same(name, tmp_path):
 )
 def test_a_setting_in_words_of_its_own_goes_out_and_in_again(values, xl, tmp_path):
     config = presets.layer({"data.folder": "x"} | values)
-    script = as_kohya(config, xl=xl)
+    script = as_kohya(config, family="sdxl" if xl else "sd15")
     assert "Nothing in sd-scripts is like" not in script
     back = imported(tmp_path, "train.sh", script)
     found = presets.flatten(presets.layer(back.values).model_dump())
@@ -324,8 +324,8 @@ def test_a_setting_in_words_of_its_own_goes_out_and_in_again(values, xl, tmp_pat
 
 
 def test_the_loss_is_masked_there_too():
-    assert "--masked_loss" in as_kohya(presets.layer({"data.folder": "x", "data.mask_folder": "masks"}), xl=False)
-    assert "--masked_loss" not in as_kohya(presets.layer({"data.folder": "x"}), xl=False)
+    assert "--masked_loss" in as_kohya(presets.layer({"data.folder": "x", "data.mask_folder": "masks"}), family="sd15")
+    assert "--masked_loss" not in as_kohya(presets.layer({"data.folder": "x"}), family="sd15")
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_block_rates_that_are_no_numbers_are_told(tmp_path):
 
 
 def test_what_sd_scripts_cannot_say_is_said():
-    script = as_kohya(presets.layer({"loss.p2_gamma": 1.0, "name": "a b"}), xl=True)
+    script = as_kohya(presets.layer({"loss.p2_gamma": 1.0, "name": "a b"}), family="sdxl")
     assert "# Nothing in sd-scripts is like loss.p2_gamma = 1.0" in script
     assert "sdxl_train_network.py" in script
     assert "cat > a-b-dataset.toml" in script

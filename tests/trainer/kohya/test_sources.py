@@ -103,7 +103,7 @@ def test_arguments_that_the_optimizer_calls_otherwise_here(tmp_path):
     config = presets.layer(made.values)
     assert config.optimizer.args == "weight_decouple=True d0=1e-5"
     check_args(config.optimizer.name, config.optimizer.args)
-    assert "decouple=True d0=1e-5" in as_kohya(config, xl=False)
+    assert "decouple=True d0=1e-5" in as_kohya(config, family="sd15")
 
 
 def test_weights_by_block_are_factors_here(tmp_path):
@@ -398,6 +398,14 @@ def test_what_a_preset_of_onetrainer_leaves_out_is_its_own_default(tmp_path):
     assert (config.optimizer.name, config.optimizer.schedule, config.loss.min_snr_gamma) == ("AdamW", "constant", 0)
     assert config.learning_rate("text_encoder") == 3e-4
     assert reasons(made.unequal) == {"resolution": "a run has one resolution"}
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon", "auto"])
+def test_onetrainer_says_what_a_base_predicts(kind, tmp_path):
+    said = {f"force_{word}_prediction": kind.startswith(word) for word in ("v", "epsilon")}
+    made = imported(tmp_path, "o.json", ONETRAINER | said)
+    assert presets.layer(made.values).model.prediction == kind
+    assert not [line for line in made.unequal if "force" in line.name]
 
 
 def test_the_flat_names_of_older_versions_of_onetrainer(tmp_path):
