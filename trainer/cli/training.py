@@ -114,10 +114,8 @@ def print_as_kohya(config: TrainConfig) -> None:
     from trainer import families
     from trainer.kohya.calls import as_kohya
 
-    source, chosen = families.resolve(config.model.base), config.model.prediction
-    found = families.noise(source).get("prediction_type") if chosen == "auto" else chosen
-    script = as_kohya(config, family=families.detect(source).name, predicts_v=found == "v_prediction")
-    print(script, end="")
+    source = families.resolve(config.model.base)
+    print(as_kohya(config, family=families.detect(source).name, noise=families.noise(source)), end="")
 
 
 def configure(preset: str, base: str, data: str, name: str, trigger: str, overrides: list[str]) -> TrainConfig:

@@ -42,12 +42,12 @@ BASH = Shell("\\", "cat > {name} <<'TOML'\n{text}\nTOML")
 POWERSHELL = Shell("`", "[IO.File]::WriteAllText(\"$PWD/{name}\", @'\n{text}\n'@)")
 
 
-def as_kohya(config: TrainConfig, *, family: str, predicts_v: bool = False, shell: Shell | None = None) -> str:
+def as_kohya(config: TrainConfig, *, family: str, noise: Values | None = None, shell: Shell | None = None) -> str:
     """A script that trains the same with sd-scripts: its dataset file, its call, and what it cannot say.
 
-    `family` and `predicts_v` are the base's. For PowerShell on Windows, else for bash. Settings without a name there
-    are listed in the script's comments. Raises UserError when data.more_folders says a number of times that is none, or
-    a setting by block cannot be read.
+    `family` and `noise` (`families.noise`) are the base's. For PowerShell on Windows, else for bash. Settings without
+    a name there are listed in the script's comments. Raises UserError when data.more_folders says a number of times
+    that is none, or a setting by block cannot be read.
     """
     xl = family == "sdxl"
     shell = shell or (POWERSHELL if sys.platform == "win32" else BASH)
@@ -78,8 +78,7 @@ def as_kohya(config: TrainConfig, *, family: str, predicts_v: bool = False, shel
         "save_every_n_epochs": 1,
         "output_dir": "output",
         **({"no_half_vae": True} if xl else {}),
-        **({"v2": True} if family == "sd2" else {}),
-        **({"v_parameterization": True} if predicts_v else {}),
+        **_about_base(config, family, noise or {}),
     }
     script = "sdxl_train_network.py" if xl else "train_network.py"
     call = [f"accelerate launch --num_cpu_threads_per_process 1 {script}"]
@@ -129,6 +128,17 @@ def _arguments(config: TrainConfig, *, xl: bool) -> tuple[Values, Values]:
     elif config.data.class_word:
         lost["data.class_word"] = config.data.class_word
     return arguments | by_block, lost
+
+
+def _about_base(config: TrainConfig, family: str, noise: Values) -> Values:
+    """What sd-scripts does not read off a base, and trains another model without."""
+    chosen = config.model.prediction
+    said = {
+        "v2": family == "sd2",
+        "v_parameterization": (noise.get("prediction_type") if chosen == "auto" else chosen) == "v_prediction",
+        "zero_terminal_snr": config.loss.zero_terminal_snr or noise.get("rescale_betas_zero_snr"),
+    }
+    return {name: True for name, needed in said.items() if needed}
 
 
 def _kind(config: TrainConfig) -> Values:

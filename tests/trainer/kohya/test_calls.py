@@ -140,13 +140,15 @@ def test_what_means_something_else_there_is_written_as_it_is_meant(tmp_path):
 
 @pytest.mark.parametrize(("family", "v"), [("sd2", True), ("sd2", False), ("sdxl", True), ("sd15", False)])
 def test_what_sd_scripts_must_be_told_of_the_base(family, v, tmp_path):
-    script = as_kohya(presets.layer({}), family=family, predicts_v=v)
+    noise = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True} if v else {}
+    script = as_kohya(presets.layer({}), family=family, noise=noise)
     call = call_of(script)
-    assert ("v2" in call, "v_parameterization" in call) == (family == "sd2", v) and call.keys() <= THERE | {
-        "num_cpu_threads_per_process"
-    }
+    assert call.keys() - {"num_cpu_threads_per_process"} <= THERE
+    assert [name in call for name in ("v2", "v_parameterization", "zero_terminal_snr")] == [family == "sd2", v, v]
     again, _ = back(script, tmp_path)
-    assert again.model.prediction == ("v_prediction" if v else "auto")
+    assert (again.model.prediction, again.loss.zero_terminal_snr) == ("v_prediction" if v else "auto", v)
+    said = presets.layer({"model.prediction": "epsilon"})
+    assert "v_parameterization" not in call_of(as_kohya(said, family=family, noise=noise))
 
 
 def test_masks_make_another_kind_of_dataset(tmp_path):
