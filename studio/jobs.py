@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,12 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
 import trainer.run
 from studio import preferences
 from trainer.errors import UserError
 from trainer.files import write_json
+from trainer.locks import is_held
 from trainer.run import Run
 
 JOBS = Path(".studio") / "jobs"
@@ -50,13 +50,14 @@ class Job:
 
     @property
     def state(self) -> State:
-        if _locked(self.folder / "lock"):
+        came_up = (self.folder / "pid").exists()  # looked at first: it may come up between two looks
+        if is_held(self.folder / "lock"):
             return "running"
         result = _read(self.folder / "result.json")
         if "code" in result:
             return {0: "done", 130: "cancelled"}.get(result["code"], "failed")
         started = self.about.get("started", 0)
-        return "starting" if time.time() - started < STARTING and not (self.folder / "lock").exists() else "lost"
+        return "starting" if time.time() - started < STARTING and not came_up else "lost"
 
     @property
     def active(self) -> bool:
@@ -113,11 +114,18 @@ def start_tensorboard(folder: Path) -> Job:
     job = latest("tensorboard", folder.as_posix())
     if job is not None and job.active:
         return job
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--logdir", folder.as_posix(), "--host", "127.0.0.1", "--port", str(port)]
+    where = ["--logdir", folder.as_posix(), "--host", "127.0.0.1", "--port", str(free_port())]
     return start("tensorboard", *where, subject=folder.as_posix())
+
+
+def free_port() -> int:
+    """A port of this machine that nobody has, nor gets for a connection meanwhile: systems give those from higher
+    ones (Linux from 32768, Windows and macOS from 49152)."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 def address(job: Job) -> str:
@@ -183,18 +191,6 @@ def _launch(job: Job, arguments: list[str], subject: str) -> Job:
             env=environment,
         )
     return job
-
-
-def _locked(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        with FileLock(path, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
 
 
 def _read(path: Path) -> dict:

@@ -28,6 +28,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from trainer.files import write_json
+from trainer.locks import LOOKED_AT
 
 LOOK = 0.5  # seconds between looks for a request to stop
 DEVICE = Path(".studio") / "device.lock"
@@ -38,7 +39,7 @@ WAITING = "Waiting for the device"
 def main(folder: Path, arguments: list[str]) -> int:
     # A studio that a script started in the background ignores Ctrl-C, and what it starts would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with FileLock(folder / "lock", timeout=0):
+    with FileLock(folder / "lock", timeout=LOOKED_AT):
         (folder / "pid").write_text(str(os.getpid()))
         threading.Thread(target=_obey, args=(folder / "stop",), daemon=True).start()
         os.environ["LORA_STUDIO_PROGRESS"] = str(folder / "progress.json")

@@ -11,7 +11,7 @@ import trainees
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = set("errors files config presets run cells examples texts checks schedules dataset taggers webui".split())
-CONTRACT |= {"pnginfo", "prompt_sets", "vote", "preference", "blocks", "axes"}
+CONTRACT |= {"locks", "pnginfo", "prompt_sets", "vote", "preference", "blocks", "axes"}
 COMPONENTS = set("families adapters optimizers losses noise metrics kohya toybox".split())
 COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environment", "quantize", "augment", "graphs"}
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}

@@ -43,7 +43,7 @@ class Recorder:
 
     def preparing(self, message: str, done: int, total: int) -> None:
         self._state = "preparing"
-        if time.time() - self._written > STATUS_INTERVAL or done == total:
+        if time.monotonic() - self._written > STATUS_INTERVAL or done == total:
             self._write(f"{message} {done}/{total}")
 
     def step(self, seconds: float, **progress: Any) -> None:
@@ -52,7 +52,7 @@ class Recorder:
         self._watch(seconds)
         left = (self.progress.steps - progress["step"]) * self._speed
         self.progress = replace(self.progress, seconds_per_step=self._speed, seconds_left=left, **progress)
-        if time.time() - self._written > STATUS_INTERVAL:
+        if time.monotonic() - self._written > STATUS_INTERVAL:
             self._write("")
         elif self.active and self.listener:
             self.listener(self._state, "", self.progress)
@@ -115,6 +115,6 @@ class Recorder:
         if self._state == "training":
             self.progress = replace(self.progress, memory=environment.memory_taken())
         self.run.write_status(self._state, message, self.progress)
-        self._written = time.time()
+        self._written = time.monotonic()
         if self.listener:
             self.listener(self._state, message, self.progress)

@@ -33,6 +33,7 @@ from filelock import FileLock, Timeout
 from trainer.config import TrainConfig, validate
 from trainer.errors import UserError, nearest
 from trainer.files import append_line, patiently, write_json, write_text
+from trainer.locks import LOOKED_AT, is_held
 from trainer.presets import read_toml, to_toml
 
 State = Literal["queued", "preparing", "training", "stopped", "finished", "failed", "interrupted"]
@@ -168,7 +169,7 @@ class Run:
         """Hold the run for the trainer's life. Raises UserError when another trainer holds it."""
         lock = FileLock(self.path / "lock")
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOOKED_AT)
         except Timeout:
             message = f"Run {self.name} is already being worked on: wait for it, or `lora-studio stop {self.path}`."
             raise UserError(message) from None
@@ -184,17 +185,7 @@ class Run:
                 path.unlink(missing_ok=True)
 
     def is_locked(self) -> bool:
-        if not (self.path / "lock").exists():
-            return False
-        lock = FileLock(self.path / "lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        except OSError:
-            return False
-        lock.release()
-        return False
+        return is_held(self.path / "lock")
 
     def request(self, command: str) -> None:
         """Ask the trainer for one of COMMANDS at its next step boundary: `sample` saves, and renders a few pictures."""

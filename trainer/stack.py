@@ -45,22 +45,26 @@ Loras = tuple[Lora, ...]  # what one row carries; () is the base alone
 
 def stackable(path: Path) -> bool:
     """Whether a file holds nothing but pairs of down and up matrices. Raises UserError when it cannot be read."""
-    return _stackable(Path(path), Path(path).stat().st_mtime_ns if Path(path).exists() else 0)
-
-
-@cache
-def _stackable(path: Path, _: int) -> bool:
-    keys = set(kohya.read_header(path).shapes)
+    keys = _keys(path)
     names = {key.partition(".")[0] for key in keys}
     return all(f"{name}.{DOWN}" in keys and f"{name}.{UP}" in keys for name in names) and all(
         key.partition(".")[2] in (DOWN, UP, ALPHA) for key in keys
     )
 
 
-@cache
 def trains_text(path: Path) -> bool:
     """Whether a LoRA file has any module of a text encoder; one that has not leaves all texts as they are."""
-    return any(key.startswith("lora_te") for key in kohya.read_header(path).shapes)
+    return any(key.startswith("lora_te") for key in _keys(path))
+
+
+def _keys(path: Path) -> frozenset[str]:
+    path = Path(path)
+    return _keys_in(path, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@cache
+def _keys_in(path: Path, _: int) -> frozenset[str]:
+    return frozenset(kohya.read_header(path).shapes)
 
 
 class Stack:

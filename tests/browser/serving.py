@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from studio.jobs import Job
+from studio.jobs import Job, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 420_000  # ms: starting torch takes minutes where ten programs share two cores
@@ -42,9 +41,7 @@ QUIET = """patience => new Promise(done => {
 @contextmanager
 def served(folder: Path, *options: str, **variables: str) -> Iterator[str]:
     """The address of a studio over a folder, with more options of `ui` and environment variables."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "trainer", "ui", f"--port={port}", *options]
     # A process group of its own: `ui` starts Streamlit, and both must end.
     with open(folder / "ui.log", "wb") as log:

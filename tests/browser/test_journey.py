@@ -89,8 +89,8 @@ def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, unti
         page.keyboard.type("onerror")
         page.keyboard.press("Enter")
         page.get_by_role("group", name="02.png").wait_for(state="detached")
+        expect(page.get_by_role("group", name=".png")).to_have_count(2)
         settle(page)
-        assert page.get_by_role("group", name=".png").count() == 2
         page.reload()
         settle(page)
         page.get_by_role("button", name="Undo").click()
@@ -107,6 +107,7 @@ def test_captions_by_chips_keyboard_and_two_tabs(new_context, page, settle, unti
             area = card.get_by_role("textbox")
             area.fill(words)
             area.press("Control+s")
+            until(lambda: captions.caption_of(folder / "03.png") == "from one tab", "the first tab's words")
             settle(tab)
         other.get_by_text("changed elsewhere").wait_for()  # with both texts, until it is closed
         assert captions.caption_of(folder / "03.png") == "from one tab"

@@ -45,3 +45,10 @@ def test_a_first_look_at_a_folder_moves_nothing_on_the_page(open_page, here):
     first = places()
     page.run()
     assert len(first) > 5 and places() == first
+
+
+def test_a_picture_that_has_gone_costs_the_others_nothing(open_page, words, here):
+    folder = draw_pictures(here / "datasets" / "moss")
+    (folder / "gone.png").symlink_to("nowhere.png")
+    text = words(open_page("dataset"))
+    assert "gone.png cannot be opened" in text and "cannot be read" not in text and "6 pictures" in text

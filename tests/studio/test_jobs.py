@@ -1,6 +1,7 @@
 """Workers: started by argument list, found again from disk, alive as long as their lock is held."""
 
 import io
+import socket
 import time
 
 import pytest
@@ -38,8 +39,21 @@ def test_a_worker_that_died_is_lost_and_one_that_comes_up_is_starting(here, monk
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, **__: None)
     job = jobs.start("demo")
     assert job.state == "starting"
+    (job.folder / "lock").touch()  # made, and in the next moment held
+    assert job.state == "starting"
+    (job.folder / "pid").touch()  # it had come up
+    assert job.state == "lost"
+    (job.folder / "pid").unlink()
     monkeypatch.setattr(jobs, "STARTING", -1.0)
     assert job.state == "lost"
+
+
+def test_a_port_is_one_that_nobody_has_and_no_connection_gets(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        drawn = iter([taken.getsockname()[1], (free := jobs.free_port())])
+        monkeypatch.setattr(jobs.random, "randrange", lambda *_: next(drawn))
+        assert jobs.free_port() == free < 32_768
 
 
 def test_damaged_job_files_break_nothing(here):

@@ -1,9 +1,7 @@
 """A run that was killed at any moment and resumed ends with the same tensor bytes as one that was not."""
 
 import json
-import os
 import signal
-import time
 
 import pytest
 import trainees
@@ -118,21 +116,13 @@ def test_a_length_in_steps_ends_inside_an_epoch(tmp_path, folders, uninterrupted
     assert tensors_of(killed) == tensors_of(whole)
 
 
-@pytest.mark.parametrize("how", ["file", signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", ["stop", signal.SIGINT, signal.SIGTERM])
 def test_stop_saves_at_the_next_step_and_resume_goes_on(how, tmp_path, folders, uninterrupted, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = trainees.make_run(tmp_path, folders["sd15"])
-    process = trainees._context.Process(target=trainees._train, args=(str(run.path.resolve()), None, os.getcwd()))
-    process.start()
-    deadline = time.time() + 120
-    while not (run.path / "metrics.jsonl").exists() and time.time() < deadline:
-        time.sleep(0.002)
-    run.request("stop") if how == "file" else os.kill(process.pid, how)
-    process.join(120)
-    assert process.exitcode == 0
-    if run.status.state == "stopped":  # a fast machine may have been done before it was told
-        assert (run.path / "state" / "state.pt").exists()
-        assert trainees.train_in_process(run) == 0
+    assert trainees.train_in_process(run, kill=("open", "metrics.jsonl", 2), by=how) == 0
+    assert run.status.state == "stopped" and (run.path / "state" / "state.pt").exists()
+    assert trainees.train_in_process(run) == 0
     assert run.status.state == "finished"
     assert tensors_of(run) == tensors_of(uninterrupted("sd15"))
 

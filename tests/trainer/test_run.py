@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from filelock import FileLock
 
-from trainer import files, presets
+from trainer import files, locks, presets
 from trainer.errors import UserError
 from trainer.record import Recorder
 from trainer.run import Progress, Run, find_runs, slug
@@ -103,6 +105,20 @@ def test_a_killed_process_leaves_an_interrupted_run(run):
 def test_a_second_trainer_is_refused(run):
     with run.lock(), pytest.raises(UserError, match="already being worked on"), run.lock():
         pass
+
+
+def test_who_only_looks_keeps_nobody_from_a_run(run, monkeypatch):
+    """A page looks several times a second, and to look at a lock is to hold it for a moment: here for a long one."""
+    monkeypatch.setattr("trainer.run.LOOKED_AT", 30.0)
+    monkeypatch.setattr(locks, "GLANCE", 1.0)
+    look = FileLock(run.path / "lock", thread_local=False)
+    look.acquire()
+    threading.Timer(0.05, look.release).start()
+    with run.lock():
+        assert not look.is_locked and run.is_locked()
+    look.acquire()
+    threading.Timer(0.05, look.release).start()
+    assert not run.is_locked()
 
 
 def test_a_request_is_taken_once(run):

@@ -90,6 +90,8 @@ def test_what_fits_and_what_can_be_stacked(model, tmp_path):
     path = write_lora(tmp_path / "unet.safetensors", model, 2, 1, components=("unet",))
     assert stackable(path) and not trains_text(path)
     tensors = kohya.read(path).tensors
+    write_lora(path, model, 2, 1)  # the file of that name may become another one
+    assert trains_text(path)
     name = next(iter(tensors)).partition(".")[0]
     kohya.write(tmp_path / "dora.safetensors", {**tensors, f"{name}.dora_scale": torch.ones(1)}, {})
     assert not stackable(tmp_path / "dora.safetensors")

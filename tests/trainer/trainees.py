@@ -6,8 +6,8 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -62,13 +62,13 @@ _context.set_forkserver_preload(["trainer.loop", "diffusers", "transformers", "p
 
 
 def train_in_process(
-    run: Run, kill: tuple[str, str, int] | None = None, by: int = signal.SIGKILL, largest_file: int = 0
+    run: Run, kill: tuple[str, str, int] | None = None, by: int | str = signal.SIGKILL, largest_file: int = 0
 ) -> int:
     """Train or resume in another process; returns its exit code, -9 when it was killed.
 
-    `kill` = (audit event, part of a path, n): the process gets the signal `by` at the moment of its n-th such system
-    call, before the call is made. ("os.rename", "epochs", 1) dies inside the save of the first epoch, with the
-    temporary file complete and the epoch not there yet. No file may grow beyond `largest_file` bytes.
+    `kill` = (audit event, part of a path, n): the process gets the signal `by`, or the run that request, at the moment
+    of its n-th such system call, before the call is made. ("os.rename", "epochs", 1) dies inside the save of the first
+    epoch, with the temporary file complete and the epoch not there yet. No file may grow beyond `largest_file` bytes.
     """
     process = _context.Process(target=_train, args=(str(run.path.resolve()), kill, os.getcwd(), by, largest_file))
     process.start()
@@ -78,7 +78,7 @@ def train_in_process(
 
 
 def _train(
-    path: str, kill: tuple[str, str, int] | None, folder: str, by: int = signal.SIGKILL, largest_file: int = 0
+    path: str, kill: tuple[str, str, int] | None, folder: str, by: int | str = signal.SIGKILL, largest_file: int = 0
 ) -> None:
     import torch
 
@@ -87,7 +87,7 @@ def _train(
     os.chdir(folder)
     torch.set_num_threads(1)
     if kill is not None and os.environ.get("RANK") in (None, os.environ.get("VICTIM", "0")):
-        _die_at(*kill, by)
+        _at(*kill, (lambda: Run(path).request(by)) if isinstance(by, str) else (lambda: os.kill(os.getpid(), by)))
     if largest_file:
         import resource
 
@@ -95,15 +95,15 @@ def _train(
     train(Run(path))
 
 
-def train_in_processes(run: Run, count: int, meanwhile=lambda: None, kill=None, **variables: str) -> list[int]:
+def train_in_processes(run: Run, count: int, kill=None, by: int | str = signal.SIGKILL, **variables: str) -> list[int]:
     """Train or resume in `count` processes that talk over the loopback, as `accelerate launch` would start them with
-    these `variables` from its config. `kill` as above, for the one that VICTIM names, or the first."""
-    return _in_processes(_train, (str(run.path.resolve()), kill, os.getcwd()), count, meanwhile, variables)
+    these `variables` from its config. `kill` and `by` as above, for the one that VICTIM names, or the first."""
+    return _in_processes(_train, (str(run.path.resolve()), kill, os.getcwd(), by), count, variables)
 
 
 def held_in_processes(run: Run, count: int, **variables: str) -> list[int]:
     """Bytes of the base's UNet that each of `count` such processes holds when it is about to train."""
-    assert _in_processes(_hold, (str(run.path.resolve()), os.getcwd()), count, config=variables) == [0] * count
+    assert _in_processes(_hold, (str(run.path.resolve()), os.getcwd()), count, variables) == [0] * count
     return [int(Path(f"held-{rank}.txt").read_text()) for rank in range(count)]
 
 
@@ -126,21 +126,21 @@ def command_in_processes(arguments: list[str], count: int) -> list[int]:
     return _in_processes(_command, (list(map(str, arguments)), os.getcwd()), count)
 
 
-def _in_processes(
-    work, arguments: tuple, count: int, meanwhile=lambda: None, config: dict[str, str] | None = None
-) -> list[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def _in_processes(work, arguments: tuple, count: int, config: dict[str, str] | None = None) -> list[int]:
+    from torch.distributed import TCPStore
+
+    # They meet where the launcher's agent would have them meet. It holds its port from the start: of a free one that
+    # the first process is to open, somebody else may have made a connection by then.
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": meeting.port}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": 0, "ACCELERATE_USE_CPU": "true"}
     processes = []
     for rank in range(count):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1"}
-        variables |= {"MASTER_PORT": port, "ACCELERATE_USE_CPU": "true", **(config or {})}
+        variables = {"RANK": rank, "LOCAL_RANK": rank, **shared, **(config or {})}
         variables = {key: str(value) for key, value in variables.items()}
         processes.append(_context.Process(target=_one_of_several, args=(work, arguments, variables)))
     for process in processes:
         process.start()
-    meanwhile()
     for process in processes:
         process.join(240)
         assert process.exitcode is not None, "a process hangs"
@@ -172,7 +172,7 @@ def _command(arguments: list[str], folder: str) -> None:
     sys.exit(main())
 
 
-def _die_at(event: str, part: str, times: int, by: int) -> None:
+def _at(event: str, part: str, times: int, act: Callable[[], object]) -> None:
     count = 0
 
     def watch(name: str, arguments: tuple) -> None:
@@ -180,6 +180,6 @@ def _die_at(event: str, part: str, times: int, by: int) -> None:
         if name == event and any(part in str(argument) for argument in arguments[:2]):
             count += 1
             if count == times:
-                os.kill(os.getpid(), by)
+                act()
 
     sys.addaudithook(watch)

@@ -194,13 +194,20 @@ class _Unusable(Exception):
 
 
 def stamps(folder: Path, endings: Container[str]) -> dict[str, tuple[int, int]]:
-    """File -> (time of its last change in ns, bytes) for the files that `files` would name, in no order: quick."""
-    return {
-        os.path.join(parent, name): (status.st_mtime_ns, status.st_size)
-        for parent, names in _walk(_existing(folder), endings)
-        for name in names
-        for status in (os.stat(os.path.join(parent, name)),)
-    }
+    """File -> (time of its last change in ns, bytes) for the files that `files` would name, in no order: quick.
+
+    (0, 0) for one that has gone since it was listed, and for a link that leads nowhere.
+    """
+    there = (os.path.join(parent, name) for parent, names in _walk(_existing(folder), endings) for name in names)
+    return {file: _stamp(file) for file in there}
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
 
 
 def _files(folder: Path, endings: Container[str] | None = None) -> list[Path]:
