@@ -6,8 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import gate, keys, language, line
+from studio import gate, keys, language, line, sentences
 from studio.language import _
+from trainer import report
 
 # Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
 PAGES = Path(__file__).parent / "views"
@@ -41,6 +42,7 @@ DARK = """<style>
 gc.set_threshold(50_000, 20, 100)
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
 language.choose()
+report.words = sentences.of_report
 pages = [
     st.Page(PAGES / "home.py", title=_("Home"), icon=":material/home:", default=True),
     st.Page(PAGES / "dataset.py", title=_("Dataset"), icon=":material/photo_library:"),

@@ -18,7 +18,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 import trainer.run
-from studio import preferences
+from studio import language, preferences
 from trainer.errors import UserError
 from trainer.files import write_json
 from trainer.run import Run
@@ -172,7 +172,7 @@ def _launch(job: Job, arguments: list[str], subject: str) -> Job:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     plain = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "110"}
     inherited = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
-    environment = {**inherited, **plain, **preferences.environment()}
+    environment = {**inherited, **plain, **preferences.environment(), preferences.LANGUAGE: language.current()}
     with open(job.log, "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(job.folder), *arguments],

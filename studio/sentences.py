@@ -12,9 +12,12 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import trainer.run
 from studio import language
+from trainer import report
+from trainer.cells import Evaluation
 
 ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
@@ -146,6 +149,14 @@ def said(text: object) -> str:
     chosen = language.current()
     text = str(text)
     return text if chosen == "en" or not text else translated(chosen, text) or text
+
+
+def of_report(evaluation: Evaluation) -> dict[str, Any]:
+    """The words of a comparison's report in the reader's language, as `report.in_words` takes them."""
+    if language.current() == "en":
+        return report.NO_WORDS
+    texts = (*report.own_texts(), *report.texts_about(evaluation))
+    return {"language": language.current().replace("_", "-"), "texts": {text: said(text) for text in texts}}
 
 
 def done(operation: str) -> str:

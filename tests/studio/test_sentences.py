@@ -105,16 +105,23 @@ def test_what_can_be_taken_back(chinese):
     assert sentences.done("by hand elsewhere") == "by hand elsewhere"
 
 
-def test_the_report_speaks_the_readers_language(chinese, here):
+def test_the_report_speaks_the_readers_language(chinese, here, monkeypatch):
     folder = make_comparison(3).evaluation_folder("character")
     evaluation = Evaluation.load(folder)
     evaluation.recommended = recommend(evaluation.rows)
     page = fullsize.page(evaluation, folder)
-    found = json.loads(re.search('id="words">(.*?)</script>', page)[1])
+    found = words_in(page)
     assert found["language"] == "zh-CN" and found["texts"]["epoch {n}"] == "第 {n} 轮"
     said = [found["texts"][text] for text in report.texts_about(evaluation)]
     assert len(said) > 6 and all(map(reads_chinese, said))
-    assert '"texts":{}' in (folder / "report.html").read_text(encoding="utf-8"), "English on the disk"
+    # Whoever wrote the file: the command line in English, the studio in its reader's language.
+    assert words_in((folder / "report.html").read_text(encoding="utf-8")) == report.NO_WORDS
+    monkeypatch.setattr(report, "words", sentences.of_report)
+    assert words_in(report.write_report(evaluation, folder).read_text(encoding="utf-8")) == found
+
+
+def words_in(page):
+    return json.loads(re.search('id="words">(.*?)</script>', page)[1])
 
 
 def test_what_an_export_prints_and_how_lists_end(chinese):
