@@ -9,10 +9,11 @@ from typing import Any
 
 import streamlit as st
 
-from studio import forms, jobs, panels, state
+from studio import forms, jobs, panels, problems, state
 from studio.language import _, plural
 from studio.text import escape
 from trainer import presets
+from trainer.checks import Problem
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.files import write_text
@@ -124,6 +125,8 @@ def show_answer(found: dict[str, Any]) -> None:
                 st.text(value, width="content")
         parts = ", ".join(f"{_(name)} {size(amount)}" for name, amount in found["training"].items() if amount)
         st.caption(escape(_("In a step: {parts}").format(parts=parts)))
+    # What only the trainer can tell, since it has opened the base for this.
+    problems.show([Problem(**problem) for problem in found.get("problems", ())], "mend base")
 
 
 def show_change(change: dict[str, Any] | None, trains: bool) -> None:
@@ -141,10 +144,8 @@ def show_change(change: dict[str, Any] | None, trains: bool) -> None:
     fits = _("It fits with {change} ({most}).") if renders else _("Training fits with {change} ({most}).")
     st.text(fits.format(change=said, most=most))
     label = _("Make it fit: change {settings}").format(settings=plural(len(change["set"]), "setting"))
-    st.button(label, key="make it fit", type="primary", icon=":material/build:", on_click=apply, args=(change["set"],))
-
-
-def apply(change: dict[str, Any]) -> None:
-    """The change into the form."""
-    state.set_draft(state.draft() | change)
-    state.notify(_("Changed {settings}.").format(settings=plural(len(change), "setting")))
+    # Not in a callback: this is a part of the page, and the form is another.
+    if st.button(label, key="make it fit", type="primary", icon=":material/build:"):
+        state.set_draft(state.draft() | change["set"])
+        state.notify(_("Changed {settings}.").format(settings=plural(len(change["set"]), "setting")))
+        st.rerun()

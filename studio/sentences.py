@@ -22,6 +22,7 @@ from trainer.cells import Evaluation
 ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
 SPOKEN = (
+    "basecheck.py",
     "checks/learning.py",
     "checks/network.py",
     "checks/pictures.py",

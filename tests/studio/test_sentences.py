@@ -106,6 +106,7 @@ def test_what_can_be_taken_back(chinese):
 
 
 def test_the_report_speaks_the_readers_language(chinese, here, monkeypatch):
+    monkeypatch.setattr(report, "words", report.in_english)  # as without a studio
     folder = make_comparison(3).evaluation_folder("character")
     evaluation = Evaluation.load(folder)
     evaluation.recommended = recommend(evaluation.rows)
