@@ -11,13 +11,14 @@ import streamlit as st
 
 from studio import forms, jobs, panels, problems, state
 from studio.language import _, plural
+from studio.sentences import duration
 from studio.text import escape
 from trainer import presets
 from trainer.checks import Problem
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.files import write_text
-from trainer.texts import duration, size
+from trainer.texts import size
 
 ASKED = Path(".studio") / "estimates"  # the settings that were asked about, a file each
 REFRESH = 1.0
@@ -88,6 +89,8 @@ def watch(subject: str) -> None:
         if answer is None:
             st.error(_("The answer cannot be read: ask again."))
         else:
+            # What only the trainer can tell, since it has opened the base for this.
+            problems.show([Problem(**problem) for problem in answer.get("problems", ())], "mend base")
             show_answer(answer)
 
 
@@ -125,8 +128,6 @@ def show_answer(found: dict[str, Any]) -> None:
                 st.text(value, width="content")
         parts = ", ".join(f"{_(name)} {size(amount)}" for name, amount in found["training"].items() if amount)
         st.caption(escape(_("In a step: {parts}").format(parts=parts)))
-    # What only the trainer can tell, since it has opened the base for this.
-    problems.show([Problem(**problem) for problem in found.get("problems", ())], "mend base")
 
 
 def show_change(change: dict[str, Any] | None, trains: bool) -> None:

@@ -25,7 +25,7 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
     """What a page says when there is nothing yet: why, and the way to the next step."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
         st.space("small")
-        st.header(title, text_alignment="center")
+        st.header(title, text_alignment="center", anchor=False)  # the space for its link would push it to the left
         st.markdown(text, text_alignment="center")
         if page:
             st.page_link(page, label=label, icon=icon or ":material/arrow_forward:")

@@ -8,12 +8,12 @@ import streamlit as st
 
 from studio import jobs, line, outcome, panels, places, state, trash
 from studio.language import _
-from studio.sentences import said
+from studio.sentences import duration, said
 from studio.text import escape
 from trainer import presets
 from trainer.errors import UserError
 from trainer.run import ACTIVE, COMMANDS, Run, Status
-from trainer.texts import duration, size
+from trainer.texts import size
 
 BADGES = {"training": "blue", "preparing": "blue", "finished": "green", "failed": "red", "interrupted": "orange"}
 
@@ -72,7 +72,7 @@ def show_progress(run: Run, status: Status) -> None:
     figures = {
         _("Epoch"): _("{n} of {total}").format(n=len(run.epochs()), total=progress.epochs) if progress.epochs else "–",
         _("Step"): f"{progress.step}/{progress.steps}" if progress.steps else "–",
-        _("Speed"): f"{progress.seconds_per_step:.2f} s/step" if progress.seconds_per_step else "–",
+        _("Speed"): _("{n} s/step").format(n=f"{progress.seconds_per_step:.2f}") if progress.seconds_per_step else "–",
         _("Time left"): duration(left) if left and status.state in ACTIVE else "–",
         _("Loss"): f"{progress.loss:.4f}" if progress.loss is not None else "–",
         _("Learning rate"): f"{progress.learning_rate:.2g}" if progress.learning_rate is not None else "–",
@@ -88,7 +88,7 @@ def show_progress(run: Run, status: Status) -> None:
 
 def show_buttons(run: Run, status: Status, starting: bool) -> None:
     running, job = run.is_locked(), jobs.job_of(run)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, gap="xsmall"):  # six of them in one row
         if running:
             st.button(_("Save now"), key="save now", on_click=run.request, args=("save",), icon=":material/save:")
             st.button(

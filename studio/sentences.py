@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import trainer.run
+import trainer.texts
 from studio import language
 from trainer import report
 from trainer.cells import Evaluation
@@ -59,6 +60,7 @@ DONE = (
 OURS = ("kind", "mode", "operation")
 # What commands print whose last words a page shows, and how lists end that are filled in.
 PRINTED = ("Exported to {file} ({size})", "In your prompt: {prompt}", "{names} and {number} more")
+TIMES = ("{hours} h {minutes} min", "{minutes} min {seconds} s", "{minutes} min", "{seconds} s")  # `texts.duration`
 TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")
@@ -158,6 +160,10 @@ def of_report(evaluation: Evaluation) -> dict[str, Any]:
         return report.NO_WORDS
     texts = (*report.own_texts(), *report.texts_about(evaluation))
     return {"language": language.current().replace("_", "-"), "texts": {text: said(text) for text in texts}}
+
+
+def duration(seconds: float) -> str:
+    return said(trainer.texts.duration(seconds))
 
 
 def done(operation: str) -> str:

@@ -135,6 +135,12 @@ def test_what_an_export_prints_and_how_lists_end(chinese):
         assert reads_chinese(sentences.said(said)), said
 
 
+def test_times_are_said_in_the_readers_units(chinese):
+    said = [sentences.duration(seconds) for seconds in (5, 75, 700, 5400)]
+    assert said == ["5 秒", "1 分 15 秒", "12 分钟", "1 小时 30 分"]
+    assert sentences.said("moss s") == "moss s"
+
+
 def test_english_is_left_alone():
     assert sentences.said("alpha 64 is above dim 4") == "alpha 64 is above dim 4"
 
