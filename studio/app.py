@@ -21,8 +21,10 @@ LOOK = """<style>
 .st-key-filter { min-width: min(18rem, 100%); }
 .st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
 [data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child { border-color: #7c868d; }
-/* Both pictures of a vote and the buttons under them fit on a screen. */
-[class*="st-key-pair-"] img { max-height: 58vh; object-fit: contain; }
+/* Both pictures of a vote and the buttons under them fit on a screen; a blind vote does not need to know what the
+   scores say. */
+[class*="st-key-pair-"] img { max-height: max(14rem, calc(100vh - 30rem)); object-fit: contain; }
+.stMainBlockContainer:has(.st-key-pair-1) .st-key-recommendation { display: none; }
 /* Beneath a list of runs that is not as long as it is, the run that was picked. */
 @media (max-width: 640px) { .stButton kbd { display: none; } .st-key-runs { max-height: 32vh; overflow-y: auto; } }
 </style>"""
