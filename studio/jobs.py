@@ -71,6 +71,11 @@ class Job:
             return 0.0
 
     @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return max(0.0, time.time() - self.about.get("started", time.time()))
+
+    @property
     def progress(self) -> Progress:
         values = _read(self.folder / "progress.json")
         text = " · ".join(str(part) for part in (values.get("description"), values.get("note")) if part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import streamlit as st
@@ -39,15 +40,16 @@ def say_message(run: Run, status: Status, starting: bool) -> None:
     """The run's own words; for what went wrong with the remedy."""
     job = jobs.job_of(run)
     if starting:
-        waits = said(job.progress.text)
-        st.info(escape(waits or _("Starting: loading torch and the base model takes a moment.")))
+        waits = said(job.progress.text) or _("Starting: loading torch and the base model takes a moment.")
+        st.info(f"{escape(waits)} · {duration(job.age)}")
     elif status.state in ("failed", "interrupted"):
         st.error(escape(" ".join(filter(None, [said(status.message), remedy_for(status.message)]))))
     elif status.state == "queued" and job is not None and job.state in ("failed", "lost"):
         why = said(job.tail(1).removeprefix("lora-studio: ")) or _("the worker ended without a word")
         st.error(escape(_("It did not start: {why}").format(why=why)))
     elif status.message:
-        st.caption(escape(said(status.message)))
+        since = f" · {duration(max(0.0, time.time() - status.updated))}" * (status.state == "preparing")
+        st.caption(escape(said(status.message)) + since)
     if status.state == "training" and status.progress.alarm:
         st.warning(escape(said(status.progress.alarm)))
 

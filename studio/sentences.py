@@ -43,6 +43,7 @@ SPOKEN = (
     "families/checkpoint_file.py",
     "families/folder.py",
     "families/shapes.py",
+    "kohya/info.py",
 )
 # What can be taken back, as journals call it; of the parts only these are words of ours.
 DONE = (
@@ -60,6 +61,7 @@ DONE = (
 OURS = ("kind", "mode", "operation")
 # What commands print whose last words a page shows, and how lists end that are filled in.
 PRINTED = ("Exported to {file} ({size})", "In your prompt: {prompt}", "{names} and {number} more")
+PRINTED += ("Wrote {captions} in {folder}.",)
 TIMES = ("{hours} h {minutes} min", "{minutes} min {seconds} s", "{minutes} min", "{seconds} s")  # `texts.duration`
 TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
