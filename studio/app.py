@@ -25,6 +25,9 @@ LOOK = """<style>
    scores say. */
 [class*="st-key-pair-"] img { max-height: max(14rem, calc(100vh - 30rem)); object-fit: contain; }
 .stMainBlockContainer:has(.st-key-pair-1) .st-key-recommendation { display: none; }
+/* What Streamlit offers on a chart or a pair lies on it, not on the button or the words above. */
+:is([data-testid="stFullScreenFrame"]:has(.stVegaLiteChart), [class*="st-key-pair-"]) [data-testid="stElementToolbar"] {
+  top: 0; }
 /* Beneath a list of runs that is not as long as it is, the run that was picked. */
 @media (max-width: 640px) { .stButton kbd { display: none; } .st-key-runs { max-height: 32vh; overflow-y: auto; } }
 </style>"""

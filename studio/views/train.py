@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from studio import forecast, forms, importing, jobs, line, panels, places, problems, state, subject
+from studio import forecast, forms, handwork, importing, jobs, line, panels, places, problems, state, subject
 from studio.language import _, plural
 from studio.text import escape
 from trainer import checks, presets
@@ -117,6 +118,7 @@ def show_outcome(preset: dict[str, Any], usual: dict[str, str]) -> None:
         subject.link_pictures()
         return
     show_steps(config, examples)
+    say_waiting(config.data)
     blocked = problems.show(checks.check(config, examples))
     show_buckets(config, examples)
     forecast.show(config, stamp)
@@ -157,6 +159,14 @@ def show_steps(config: TrainConfig, examples: list[Example]) -> None:
         st.caption(_("{pictures} held back for validation.").format(pictures=plural(held, "picture")))
     each = _("{steps} an epoch. Every epoch is saved as a finished file in runs/.")
     st.caption(each.format(steps=plural(per_epoch, "step")))
+
+
+def say_waiting(data: DataConfig) -> None:
+    """Crops that were drawn and not written yet, which this run would not see."""
+    if waiting := handwork.boxes(Path(data.folder)):
+        text = _("{crops} drawn by hand not written yet: these pictures would be trained whole.")
+        st.warning(text.format(crops=plural(len(waiting), "crop")))
+        subject.link_pictures()
 
 
 def show_buckets(config: TrainConfig, examples: list[Example]) -> None:

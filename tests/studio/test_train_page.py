@@ -6,7 +6,7 @@ import time
 import pytest
 from trainees import draw_pictures
 
-from studio import forecast, jobs, panels, places
+from studio import forecast, handwork, jobs, panels, places
 from trainer import presets
 from trainer.config import settings
 from trainer.run import Run, find_runs
@@ -48,6 +48,11 @@ def test_steps_are_computed_and_follow_the_form(open_page, words, pictures):
     field(page, "number_input", "loop.epochs").set_value(3).run()
     assert "5 pictures × 16 repeats × 3 epochs" in words(page)
     assert "●" in field(page, "number_input", "loop.epochs").label
+
+
+def test_crops_that_were_drawn_and_not_written_are_told(open_page, words, pictures):
+    assert handwork.set_box(places.DATASETS / "moss-cat", sorted(pictures.glob("*.png"))[0].name, (0, 0, 32, 32))
+    assert "1 crop drawn by hand not written yet" in words(open_page("train"))
 
 
 def test_a_problem_is_mended_by_its_button(open_page, words, pictures):
