@@ -6,8 +6,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import gate, keys, language, line
+from studio import gate, keys, language, line, sentences
 from studio.language import _
+from trainer import report
 
 # Not called pages/: Streamlit would serve such a folder by itself, past this file and its password.
 PAGES = Path(__file__).parent / "views"
@@ -20,8 +21,13 @@ LOOK = """<style>
 .st-key-filter { min-width: min(18rem, 100%); }
 .st-key-keys, .st-key-completion, .st-key-pasting { display: none; }
 [data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child { border-color: #7c868d; }
-/* Both pictures of a vote and the buttons under them fit on a screen. */
-[class*="st-key-pair-"] img { max-height: 58vh; object-fit: contain; }
+/* Both pictures of a vote and the buttons under them fit on a screen; a blind vote does not need to know what the
+   scores say. */
+[class*="st-key-pair-"] img { max-height: max(14rem, calc(100vh - 30rem)); object-fit: contain; }
+.stMainBlockContainer:has(.st-key-pair-1) .st-key-recommendation { display: none; }
+/* What Streamlit offers on a chart or a pair lies on it, not on the button or the words above. */
+:is([data-testid="stFullScreenFrame"]:has(.stVegaLiteChart), [class*="st-key-pair-"]) [data-testid="stElementToolbar"] {
+  top: 0; }
 /* Beneath a list of runs that is not as long as it is, the run that was picked. */
 @media (max-width: 640px) { .stButton kbd { display: none; } .st-key-runs { max-height: 32vh; overflow-y: auto; } }
 </style>"""
@@ -41,6 +47,7 @@ DARK = """<style>
 gc.set_threshold(50_000, 20, 100)
 st.set_page_config(page_title="LoRA Studio", page_icon="🎨", layout="wide")
 language.choose()
+report.words = sentences.of_report
 pages = [
     st.Page(PAGES / "home.py", title=_("Home"), icon=":material/home:", default=True),
     st.Page(PAGES / "dataset.py", title=_("Dataset"), icon=":material/photo_library:"),

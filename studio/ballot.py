@@ -8,7 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from studio import comparison, state
-from studio.language import _
+from studio.language import _, plural
 from studio.sentences import said
 from studio.text import escape
 from trainer import voting
@@ -29,18 +29,11 @@ def show(evaluation: Evaluation, folder: Path, ask_export: Callable[[int, str], 
     pair = ballot.next()
     if pair is None:
         show_result(ranking, evaluation, ask_export)
+        ask_undo(ballot, evaluation)
     else:
         show_pair(ballot, pair, evaluation)
         show_certainty(ranking)
     if ballot.votes:
-        st.button(
-            _("Take the last vote back"),
-            key="vote undo",
-            shortcut="U",
-            icon=":material/undo:",
-            on_click=take_back,
-            args=(ballot, evaluation),
-        )
         with st.expander(_("What the votes say so far"), expanded=pair is None, key="standings"):
             show_standings(ranking, evaluation)
 
@@ -61,8 +54,9 @@ def ask_strength(evaluation: Evaluation) -> float:
 
 def show_pair(ballot: Ballot, pair: Pair, evaluation: Evaluation) -> None:
     prompt = next((one.prompt for one in evaluation.prompts if one.name == pair.prompt), "")
-    st.markdown("**" + _("Which is better?") + "**")
-    st.caption(escape(prompt))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.markdown("**" + _("Which is better?") + "**", width="content")
+        st.caption(escape(prompt), width="stretch")
     for column, key, side, name in zip(st.columns(2), "12", (pair.left, pair.right), (_("left"), _("right"))):
         with column.container(key=f"pair {key}"):
             if comparison.inside(side.file):
@@ -79,6 +73,13 @@ def show_pair(ballot: Ballot, pair: Pair, evaluation: Evaluation) -> None:
             st.button(
                 label, key=f"vote {outcome}", shortcut=key, on_click=cast, args=(ballot, pair, outcome, evaluation)
             )
+        ask_undo(ballot, evaluation)
+
+
+def ask_undo(ballot: Ballot, evaluation: Evaluation) -> None:
+    if ballot.votes:
+        text, callback = _("Take the last vote back"), {"on_click": take_back, "args": (ballot, evaluation)}
+        st.button(text, key="vote undo", shortcut="U", icon=":material/undo:", **callback)
 
 
 def cast(ballot: Ballot, pair: Pair, outcome: Outcome, evaluation: Evaluation) -> None:
@@ -102,8 +103,9 @@ def take_back(ballot: Ballot, evaluation: Evaluation) -> None:
 
 def show_certainty(ranking: Ranking) -> None:
     """A thin bar of how sure the votes are; it says nothing about which epoch leads."""
-    text = _("{n} votes · {sure} sure").format(n=ranking.votes, sure=f"{ranking.sure:.0%}")
-    st.progress(min(1.0, ranking.sure), text=text)
+    text = _("{votes} · {sure} sure").format(votes=plural(ranking.votes, "vote"), sure=f"{ranking.sure:.0%}")
+    # Even chances, 50 %, are what is known before the first vote, and no progress.
+    st.progress(min(1.0, max(0.0, 2 * ranking.sure - 1)), text=text if ranking.votes else _("No votes yet"))
 
 
 def show_result(ranking: Ranking, evaluation: Evaluation, ask_export: Callable[[int, str], None]) -> None:

@@ -9,14 +9,16 @@ from typing import Any
 
 import streamlit as st
 
-from studio import forms, jobs, panels, state
+from studio import forms, jobs, panels, problems, state
 from studio.language import _, plural
+from studio.sentences import duration
 from studio.text import escape
 from trainer import presets
+from trainer.checks import Problem
 from trainer.config import TrainConfig
 from trainer.errors import UserError
 from trainer.files import write_text
-from trainer.texts import duration, size
+from trainer.texts import size
 
 ASKED = Path(".studio") / "estimates"  # the settings that were asked about, a file each
 REFRESH = 1.0
@@ -87,6 +89,8 @@ def watch(subject: str) -> None:
         if answer is None:
             st.error(_("The answer cannot be read: ask again."))
         else:
+            # What only the trainer can tell, since it has opened the base for this.
+            problems.show([Problem(**problem) for problem in answer.get("problems", ())], "mend base")
             show_answer(answer)
 
 
@@ -141,10 +145,8 @@ def show_change(change: dict[str, Any] | None, trains: bool) -> None:
     fits = _("It fits with {change} ({most}).") if renders else _("Training fits with {change} ({most}).")
     st.text(fits.format(change=said, most=most))
     label = _("Make it fit: change {settings}").format(settings=plural(len(change["set"]), "setting"))
-    st.button(label, key="make it fit", type="primary", icon=":material/build:", on_click=apply, args=(change["set"],))
-
-
-def apply(change: dict[str, Any]) -> None:
-    """The change into the form."""
-    state.set_draft(state.draft() | change)
-    state.notify(_("Changed {settings}.").format(settings=plural(len(change), "setting")))
+    # Not in a callback: this is a part of the page, and the form is another.
+    if st.button(label, key="make it fit", type="primary", icon=":material/build:"):
+        state.set_draft(state.draft() | change["set"])
+        state.notify(_("Changed {settings}.").format(settings=plural(len(change["set"]), "setting")))
+        st.rerun()

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import language, panels
+from studio import panels, sentences
 from studio.language import _
-from studio.sentences import said
 from trainer import report
 from trainer.cells import Evaluation
 
@@ -36,13 +35,11 @@ def serve(evaluation: Evaluation, folder: Path, key: str) -> None:
 
 
 def page(evaluation: Evaluation, folder: Path) -> str:
-    """The report in the reader's language; written anew where there is none, or one whose viewer is of another version.
-
-    On the disk it stays in English: who reads it there is not known.
+    """The report in the reader's language, whichever it is written in; written anew where there is none, or one whose
+    viewer is of another version.
     """
     path = folder / "report.html"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if not report.is_current(text):
         text = report.write_report(evaluation, folder).read_text(encoding="utf-8")
-    texts = {text: said(text) for text in (*report.own_texts(), *report.texts_about(evaluation))}
-    return report.in_words(text, language.current().replace("_", "-"), texts)
+    return report.in_words(text, **sentences.of_report(evaluation))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import trainer.run
-from studio import preferences
+from studio import language, preferences
 from trainer.errors import UserError
 from trainer.files import write_json
 from trainer.locks import is_held
@@ -70,6 +70,11 @@ class Job:
             return (self.folder / "result.json").stat().st_mtime
         except OSError:
             return 0.0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return max(0.0, time.time() - self.about.get("started", time.time()))
 
     @property
     def progress(self) -> Progress:
@@ -180,7 +185,7 @@ def _launch(job: Job, arguments: list[str], subject: str) -> Job:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     plain = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "110"}
     inherited = {name: value for name, value in os.environ.items() if name != "LORA_STUDIO_PASSWORD"}
-    environment = {**inherited, **plain, **preferences.environment()}
+    environment = {**inherited, **plain, **preferences.environment(), preferences.LANGUAGE: language.current()}
     with open(job.log, "ab") as log:
         subprocess.Popen(
             [sys.executable, "-m", "studio.worker", str(job.folder), *arguments],

@@ -7,6 +7,7 @@ them. `python -m studio.translate` brings the files up to date after a text has 
 from __future__ import annotations
 
 import gettext
+import os
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,10 @@ def choose() -> str:
 
 
 def current() -> str:
-    return "en" if get_script_run_ctx(suppress_warning=True) is None else st.session_state.get(KEY, "en")
+    """That of the visit; in a worker, which has none, that of the visit it was started from."""
+    if get_script_run_ctx(suppress_warning=True) is None:
+        return os.environ.get(preferences.LANGUAGE, "en")
+    return st.session_state.get(KEY, "en")
 
 
 def _(text: str) -> str:

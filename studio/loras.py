@@ -10,6 +10,7 @@ import streamlit as st
 
 from studio import places
 from studio.language import _
+from studio.sentences import said
 from studio.text import escape
 from trainer import presets
 from trainer.config import settings
@@ -39,7 +40,7 @@ def show_info(info: LoraInfo, path: Path) -> None:
     """Family, size, trigger, tags, and the line that goes into a prompt."""
     ranks = ", ".join(map(str, info.ranks)) or "?"
     size = file_size(path) if path.exists() else f"{info.size / 1e6:.3g} MB"
-    st.caption(escape(f"{info.family} · {info.kind} · dim {ranks} · {size} · hash {info.model_hash}"))
+    st.caption(escape(f"{said(info.family)} · {info.kind} · dim {ranks} · {size} · hash {info.model_hash}"))
     card = card_of(path)
     stated = card.get("activation text")
     triggers = list(info.triggers) or ([str(stated)] if stated else [])
@@ -53,7 +54,7 @@ def show_info(info: LoraInfo, path: Path) -> None:
     prompt = f"<lora:{path.stem}:{weight:g}>" if isinstance(weight, (int, float)) else f"<lora:{path.stem}:1>"
     st.code(prompt + "".join(f" {word}" for word in triggers[:1]), language=None, wrap_lines=True)
     for warning in info.warnings:
-        st.caption(escape(_("Careful:") + " " + warning))
+        st.caption(escape(_("Careful:") + " " + said(warning)))
 
 
 def card_of(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from studio import jobs
 from studio.language import _
-from studio.sentences import said
+from studio.sentences import duration, said
 from studio.text import escape
 from trainer import toybox
 from trainer.dataset import images
@@ -25,7 +25,7 @@ def empty(title: str, text: str, page: str = "", label: str = "", icon: str = ""
     """What a page says when there is nothing yet: why, and the way to the next step."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
         st.space("small")
-        st.header(title, text_alignment="center")
+        st.header(title, text_alignment="center", anchor=False)  # the space for its link would push it to the left
         st.markdown(text, text_alignment="center")
         if page:
             st.page_link(page, label=label, icon=icon or ":material/arrow_forward:")
@@ -97,7 +97,9 @@ def show_job(job: jobs.Job | None, key: str, label: str = "") -> bool:
     state, progress = job.state, job.progress
     if job.active:
         text = escape(said(progress.text) or label or _("Starting …"))
-        st.progress(progress.done / progress.total if progress.total else 0.0, text=text + count(progress))
+        # Where nothing can be counted the seconds go on: a bar that stands still looks like one that hangs.
+        far = count(progress) or " · " + duration(job.age)
+        st.progress(progress.done / progress.total if progress.total else 0.0, text=text + far)
         if st.button(_("Cancel"), key=f"cancel {key}", icon=":material/stop:"):
             job.cancel()
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from trainer.files import write_json
 
 FILE = Path(".studio") / "settings.json"
+LANGUAGE = "LORA_STUDIO_LANGUAGE"  # in a worker's environment: that of the page that has started it
 DEVICES = ("auto", "cpu", "0", "1", "2", "3")  # numbers are graphics cards, as CUDA counts them
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import streamlit as st
 
 from studio import jobs, line, outcome, panels, places, state, trash
 from studio.language import _
-from studio.sentences import said
+from studio.sentences import duration, said
 from studio.text import escape
 from trainer import presets
 from trainer.errors import UserError
 from trainer.run import ACTIVE, COMMANDS, Run, Status
-from trainer.texts import duration, size
+from trainer.texts import size
 
 BADGES = {"training": "blue", "preparing": "blue", "finished": "green", "failed": "red", "interrupted": "orange"}
 
@@ -39,15 +40,16 @@ def say_message(run: Run, status: Status, starting: bool) -> None:
     """The run's own words; for what went wrong with the remedy."""
     job = jobs.job_of(run)
     if starting:
-        waits = said(job.progress.text)
-        st.info(escape(waits or _("Starting: loading torch and the base model takes a moment.")))
+        waits = said(job.progress.text) or _("Starting: loading torch and the base model takes a moment.")
+        st.info(f"{escape(waits)} · {duration(job.age)}")
     elif status.state in ("failed", "interrupted"):
         st.error(escape(" ".join(filter(None, [said(status.message), remedy_for(status.message)]))))
     elif status.state == "queued" and job is not None and job.state in ("failed", "lost"):
         why = said(job.tail(1).removeprefix("lora-studio: ")) or _("the worker ended without a word")
         st.error(escape(_("It did not start: {why}").format(why=why)))
     elif status.message:
-        st.caption(escape(said(status.message)))
+        since = f" · {duration(max(0.0, time.time() - status.updated))}" * (status.state == "preparing")
+        st.caption(escape(said(status.message)) + since)
     if status.state == "training" and status.progress.alarm:
         st.warning(escape(said(status.progress.alarm)))
 
@@ -72,7 +74,7 @@ def show_progress(run: Run, status: Status) -> None:
     figures = {
         _("Epoch"): _("{n} of {total}").format(n=len(run.epochs()), total=progress.epochs) if progress.epochs else "–",
         _("Step"): f"{progress.step}/{progress.steps}" if progress.steps else "–",
-        _("Speed"): f"{progress.seconds_per_step:.2f} s/step" if progress.seconds_per_step else "–",
+        _("Speed"): _("{n} s/step").format(n=f"{progress.seconds_per_step:.2f}") if progress.seconds_per_step else "–",
         _("Time left"): duration(left) if left and status.state in ACTIVE else "–",
         _("Loss"): f"{progress.loss:.4f}" if progress.loss is not None else "–",
         _("Learning rate"): f"{progress.learning_rate:.2g}" if progress.learning_rate is not None else "–",
@@ -88,7 +90,7 @@ def show_progress(run: Run, status: Status) -> None:
 
 def show_buttons(run: Run, status: Status, starting: bool) -> None:
     running, job = run.is_locked(), jobs.job_of(run)
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, gap="xsmall"):  # six of them in one row
         if running:
             st.button(_("Save now"), key="save now", on_click=run.request, args=("save",), icon=":material/save:")
             st.button(

@@ -12,9 +12,13 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Any
 
 import trainer.run
+import trainer.texts
 from studio import language
+from trainer import report
+from trainer.cells import Evaluation
 
 ROOM = Path(trainer.run.__file__).parent
 # Whose every text is made for people; of all others the sentences of their UserErrors are.
@@ -39,6 +43,7 @@ SPOKEN = (
     "families/checkpoint_file.py",
     "families/folder.py",
     "families/shapes.py",
+    "kohya/info.py",
 )
 # What can be taken back, as journals call it; of the parts only these are words of ours.
 DONE = (
@@ -56,6 +61,8 @@ DONE = (
 OURS = ("kind", "mode", "operation")
 # What commands print whose last words a page shows, and how lists end that are filled in.
 PRINTED = ("Exported to {file} ({size})", "In your prompt: {prompt}", "{names} and {number} more")
+PRINTED += ("Wrote {captions} in {folder}.",)
+TIMES = ("{hours} h {minutes} min", "{minutes} min {seconds} s", "{minutes} min", "{seconds} s")  # `texts.duration`
 TERMINAL = ("cli", "toybox", "demo.py", "explain.py", "processes.py")  # never on a page
 LEAST = 2  # words without which a pattern fits too much: then all that is filled in must be known as well
 FIELD = re.compile(r"{(\w+)}")
@@ -147,6 +154,18 @@ def said(text: object) -> str:
     chosen = language.current()
     text = str(text)
     return text if chosen == "en" or not text else translated(chosen, text) or text
+
+
+def of_report(evaluation: Evaluation) -> dict[str, Any]:
+    """The words of a comparison's report in the reader's language, as `report.in_words` takes them."""
+    if language.current() == "en":
+        return report.NO_WORDS
+    texts = (*report.own_texts(), *report.texts_about(evaluation))
+    return {"language": language.current().replace("_", "-"), "texts": {text: said(text) for text in texts}}
+
+
+def duration(seconds: float) -> str:
+    return said(trainer.texts.duration(seconds))
 
 
 def done(operation: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from studio import jobs, panels
+from studio import jobs, panels, state
 from studio.language import _
 from trainer import toybox
 
@@ -49,8 +49,11 @@ def ask(name: str, folder: Path) -> None:
 
 
 def watch(name: str) -> None:
-    active = panels.show_job(jobs.latest("tag", name), f"tag {name}", _("Tagging"))
+    job = jobs.latest("tag", name)
+    active = panels.show_job(job, f"tag {name}", _("Tagging"))
     if st.session_state.get("tagging", False) and not active:
         st.session_state["tagging"] = False
+        if job is not None and job.state == "done":
+            state.notify(next((line for line in job.tail(5).splitlines() if line.startswith("Wrote ")), ""))
         st.rerun()
     st.session_state["tagging"] = active

@@ -47,7 +47,7 @@ def declared() -> list[str]:
     shipped = [name for name, path in presets.find().items() if path.parent == SOURCE.parent / "presets"]
     texts += [" ".join(presets.load(name).about.split()) for name in shipped]
     texts += [*MARKS, *COMMANDS, *bulk.OPERATIONS, *sieve.ORDERS, *KINDS, *charts.VALIDATION.values(), worker.WAITING]
-    texts += [*sentences.DONE, *sentences.PRINTED, *sentences.collect()]
+    texts += [*sentences.DONE, *sentences.PRINTED, *sentences.TIMES, *sentences.collect()]
     return [text for text in texts if text]
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from studio import preferences
 from trainer.files import write_json
 from trainer.locks import LOOKED_AT
 
@@ -43,10 +44,21 @@ def main(folder: Path, arguments: list[str]) -> int:
         (folder / "pid").write_text(str(os.getpid()))
         threading.Thread(target=_obey, args=(folder / "stop",), daemon=True).start()
         os.environ["LORA_STUDIO_PROGRESS"] = str(folder / "progress.json")
+        _speak()
         code = _in_turn(folder, arguments)
         sys.stdout.flush()
         write_json(folder / "result.json", {"code": code})
     return code
+
+
+def _speak() -> None:
+    """What is written for people, in the language of the page that has started this."""
+    if os.environ.get(preferences.LANGUAGE, "en") == "en":
+        return
+    from studio import sentences
+    from trainer import report
+
+    report.words = sentences.of_report
 
 
 def _in_turn(folder: Path, arguments: list[str]) -> int:

@@ -132,13 +132,20 @@ def count_epochs(examples: list[Example], config: TrainConfig) -> int:
     return -(-steps // per_epoch) if per_epoch else config.loop.epochs
 
 
+HEADCOUNT = re.compile(r"(\d+\+?|multiple)[ _]?(girl|boy|other|creature)s?|solo|no[ _]humans")  # as Danbooru says it
+
+
 def common_first_tag(folder: Path) -> str:
-    """The tag that stands first in every caption of a folder: its trigger word. Empty when there is none."""
+    """The tag that stands first in every caption of a folder: its trigger word. Empty when there is none.
+
+    What a tagger begins with by itself, how many there are to be seen, is no name: nobody asked for a trigger then.
+    """
     firsts = set()
     for path in images.find(folder):
         tags = captions.split(_words(path, folder))
         firsts.add(tags[0] if tags else "")
-    return firsts.pop() if len(firsts) == 1 else ""
+    first = firsts.pop() if len(firsts) == 1 else ""
+    return "" if HEADCOUNT.fullmatch(first) else first
 
 
 def _words(picture: Path, root: Path, extension: str = captions.EXTENSION) -> str:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from trainer.metrics import METRICS, open_picture
 
 TEMPLATE = Path(__file__).with_name("report.html")
 WORDS = '<script type="application/json" id="words">'
-NO_WORDS = {"language": "en", "texts": {}}
+NO_WORDS: dict[str, Any] = {"language": "en", "texts": {}}
 # What `about` of an Evaluation may tell, and what it may say of scores.
 ABOUT = (
     "Base model",
@@ -46,13 +46,22 @@ MOST_BYTES = 28_000_000  # of pictures, so that the file stays below 30 MB
 LADDER = ((256, None), (4096, 90), (1024, 85), (768, 80), (512, 80), (384, 70), (256, 60), (128, 50))
 
 
+def in_english(evaluation: Evaluation) -> Mapping[str, Any]:
+    return NO_WORDS
+
+
+# The words that a comparison's report is written in. The trainer speaks English; the studio puts its own here.
+words: Callable[[Evaluation], Mapping[str, Any]] = in_english
+
+
 def write_report(evaluation: Evaluation, folder: Path) -> Path:
     """Write report.html into the evaluation's folder; returns its path.
 
     Pictures that are not there yet are shown as "not rendered". They are stored as WebP, made smaller only
     as far as the file would otherwise exceed 30 MB; the PNGs beside it stay the originals.
     """
-    return write_text(Path(folder) / "report.html", render(_data(evaluation, Path(folder)), evaluation.title))
+    page = render(_data(evaluation, Path(folder)), evaluation.title)
+    return write_text(Path(folder) / "report.html", in_words(page, **words(evaluation)))
 
 
 def pair_page(left: Path, right: Path) -> str:

@@ -207,7 +207,7 @@ class Ballot:
     def ranking(self) -> Ranking:
         """What the votes say so far. Raises UserError when there are no two epochs to compare."""
         if len(self.candidates) < 2:
-            raise UserError("A vote needs two epochs with pictures: run `lora-studio evaluate` for more epochs first.")
+            raise UserError("A vote needs two epochs with pictures: render more epochs first.")
         posterior = self._posterior()
         mean, spread, beats = posterior.mean(), posterior.spread(), posterior.beats()
         shown, bad = self._shown()

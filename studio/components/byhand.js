@@ -77,6 +77,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
   // Only another version says that what was painted has arrived.
   if (memory.sent && memory.sent.version !== data.version) memory.painted = memory.steps.length !== memory.sent.steps;
   memory.sent = null;
+  const saved = memory.then;
+  memory.then = null;
+  // Streamlit ends only the last of the calls for one element; what the earlier ones listen to is ended here.
+  parentElement.listening?.abort();
+  const { signal } = parentElement.listening = new AbortController();
   const choice = root.choice ??= { tool: "crop", locked: "free", size: 0.06 };  // the brush, as a share of the longer side
 
   const stage = make("div", "stage", { tabIndex: 0 });
@@ -349,7 +354,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
     }
     if (run) { event.preventDefault(); run(); }
   };
-  root.addEventListener("keydown", typed);
+  root.addEventListener("keydown", typed, { signal });
 
   // ── out ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -364,13 +369,40 @@ export default function ({ data, parentElement, setTriggerValue }) {
     return black.toDataURL("image/png");
   }
 
-  function leave(go) {
+  function drawn() {
     const { x, y, w, h } = whole(box());
-    const found = { id, go, version: data.version, box: isWhole(box()) ? null : [x, y, x + w, y + h] };
+    return isWhole(box()) ? null : [x, y, x + w, y + h];
+  }
+
+  function leave(go, then = null) {
+    const found = { id, go, version: data.version, box: drawn() };
     if (memory.painted) found.mask = grey();
     memory.sent = { version: data.version, steps: memory.steps.length };
+    Object.assign(memory, { tried: memory.steps.length, then });
     setTriggerValue("done", found);
   }
+
+  // What leads away from here takes along what was drawn, as Previous and Next do. A link waits until it is saved; after
+  // the browser's Back the address is the new one already, and the answer shows what lies there. A second try goes on
+  // without what could not be saved, and so does a closed tab, which asks.
+  const unsaved = () => memory.painted || String(drawn()) !== String(data.box);
+  const untried = () => unsaved() && memory.tried !== memory.steps.length;
+  const clicked = event => {
+    const link = event.composedPath().find(node => node.matches?.("a[href]"));
+    if (!link || !untried()) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    leave("", () => link.click());
+  };
+  const popped = event => {
+    if (!untried()) return;
+    event.stopImmediatePropagation();
+    leave("", () => dispatchEvent(new PopStateEvent("popstate", { state: event.state })));
+  };
+  const page = { capture: true, signal };
+  addEventListener("click", clicked, page);
+  addEventListener("popstate", popped, page);
+  addEventListener("beforeunload", event => { if (unsaved()) event.preventDefault(); }, page);
 
   async function open() {
     const image = await loaded(data.src);
@@ -398,5 +430,6 @@ export default function ({ data, parentElement, setTriggerValue }) {
   root.replaceChildren(bar, stage, foot);
   open();
   stage.focus({ preventScroll: true });
-  return () => root.removeEventListener("keydown", typed);
+  if (saved && !unsaved()) saved();
+  return () => parentElement.listening.abort();
 }

@@ -11,7 +11,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     clearTimeout(memory.wait);
     memory.wait = setTimeout(() => memory.send("ask", event.detail), PAUSE);
   };
-  document.addEventListener("lora-studio-ask", ask);
+  // Streamlit ends only the last of the calls for one element; what the earlier ones listen to is ended here.
+  parentElement.listening?.abort();
+  const { signal } = parentElement.listening = new AbortController();
+  document.addEventListener("lora-studio-ask", ask, { signal });
   if (data.asked) document.dispatchEvent(new CustomEvent("lora-studio-tags", { detail: data }));
-  return () => document.removeEventListener("lora-studio-ask", ask);
+  return () => parentElement.listening.abort();
 }

@@ -58,12 +58,11 @@ export default function ({ data, parentElement, setTriggerValue }) {
     if (next) { event.preventDefault(); next.focus(); }
   };
   dialog.onclose = () => { memory.wanted = null; };
-  document.addEventListener("click", click);
-  document.addEventListener("keydown", move);
-  window.addEventListener("message", told);
-  return () => {
-    document.removeEventListener("click", click);
-    document.removeEventListener("keydown", move);
-    window.removeEventListener("message", told);
-  };
+  // Streamlit ends only the last of the calls for one element; what the earlier ones listen to is ended here.
+  parentElement.listening?.abort();
+  const { signal } = parentElement.listening = new AbortController();
+  document.addEventListener("click", click, { signal });
+  document.addEventListener("keydown", move, { signal });
+  window.addEventListener("message", told, { signal });
+  return () => parentElement.listening.abort();
 }

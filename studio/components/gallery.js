@@ -214,12 +214,12 @@ export default function ({ data, parentElement, setTriggerValue }) {
 
   // What is typed into a card must not reach the page's shortcuts: Ctrl-Z there is the text field's own.
   const typing = event => { if (event.target.matches("input, textarea")) event.stopPropagation(); };
-  root.addEventListener("keydown", typing);
+  // Streamlit ends only the last of the calls for one element; what the earlier ones listen to is ended here.
+  parentElement.listening?.abort();
+  const { signal } = parentElement.listening = new AbortController();
+  root.addEventListener("keydown", typing, { signal });
   const told = event => { memory.known = event.detail; memory.offer?.(); };
-  document.addEventListener("lora-studio-tags", told);
+  document.addEventListener("lora-studio-tags", told, { signal });
   draw(focused, inside);
-  return () => {
-    root.removeEventListener("keydown", typing);
-    document.removeEventListener("lora-studio-tags", told);
-  };
+  return () => parentElement.listening.abort();
 }

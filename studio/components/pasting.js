@@ -12,7 +12,7 @@ function encoded(file) {
   });
 }
 
-export default function ({ data, setTriggerValue }) {
+export default function ({ data, parentElement, setTriggerValue }) {
   const paste = async event => {
     const files = [...(event.clipboardData?.files ?? [])].filter(file => file.type.startsWith("image/") && file.size <= data.most);
     if (!files.length || event.composedPath()[0].closest?.("input, textarea, [contenteditable]")) return;
@@ -21,6 +21,9 @@ export default function ({ data, setTriggerValue }) {
     const named = (file, place) => file.name && file.name !== "image.png" ? file.name : `pasted-${stamp()}${place ? `-${place}` : ""}.png`;
     setTriggerValue("pasted", await Promise.all(files.map(async (file, place) => [named(file, place), await encoded(file)])));
   };
-  document.addEventListener("paste", paste);
-  return () => document.removeEventListener("paste", paste);
+  // Streamlit ends only the last of the calls for one element; what the earlier ones listen to is ended here.
+  parentElement.listening?.abort();
+  const { signal } = parentElement.listening = new AbortController();
+  document.addEventListener("paste", paste, { signal });
+  return () => parentElement.listening.abort();
 }

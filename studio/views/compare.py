@@ -137,7 +137,8 @@ def show_comparison(run: Run) -> None:
     folder = run.path / "evaluations" / name
     evaluation = Evaluation.load(folder)
     say_missing(run, evaluation)
-    show_recommendation(run, evaluation)
+    with st.container(key="recommendation"):
+        show_recommendation(run, evaluation)
     show_views(run, evaluation, folder)
 
 

@@ -246,7 +246,7 @@ def show_gallery(folder: Path, shown: list[Path], found: Contents) -> None:
 def marks_of(folder: Path, pictures: list[Path]) -> dict[Path, list[str]]:
     """What was done to these pictures by hand."""
     boxes = handwork.boxes(folder)
-    cropped = {path: [_("cropped")] if handwork.relative(folder, path) in boxes else [] for path in pictures}
+    cropped = {path: [_("crop drawn")] if handwork.relative(folder, path) in boxes else [] for path in pictures}
     return {path: marks + ([_("masked")] if masks.of(folder, path) else []) for path, marks in cropped.items()}
 
 

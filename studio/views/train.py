@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from studio import forecast, forms, importing, jobs, line, panels, places, state, subject
+from studio import forecast, forms, handwork, importing, jobs, line, panels, places, problems, state, subject
 from studio.language import _, plural
-from studio.sentences import said
 from studio.text import escape
 from trainer import checks, presets
 from trainer.config import DataConfig, TrainConfig, settings
@@ -47,7 +47,7 @@ def main() -> None:
 def choose_preset() -> dict[str, Any]:
     """The preset's values; changing it keeps what was set by hand."""
     names = [*presets.find(), NO_PRESET]
-    current = st.session_state.get(state.PRESET, first_preset(names))
+    current = st.session_state.get(state.PRESET) or first_preset(names)
     index = names.index(current) if current in names else 0
     name = st.selectbox(_("Preset"), names, index=index, key=f"preset {state.generation()}")
     if name != current:
@@ -68,7 +68,9 @@ def choose_preset() -> dict[str, Any]:
 
 
 def first_preset(names: list[str]) -> str:
-    return "sd15-character" if "sd15-character" in names else names[0]
+    """The usual one; where the toybox is the only base there is, the one that was made for it."""
+    wanted = "sd15-character" if places.bases() else "toybox"
+    return wanted if wanted in names else names[0]
 
 
 def show_advanced(preset: dict[str, Any]) -> None:
@@ -116,7 +118,8 @@ def show_outcome(preset: dict[str, Any], usual: dict[str, str]) -> None:
         subject.link_pictures()
         return
     show_steps(config, examples)
-    blocked = show_problems(checks.check(config, examples), preset)
+    say_waiting(config.data)
+    blocked = problems.show(checks.check(config, examples))
     show_buckets(config, examples)
     forecast.show(config, stamp)
     show_actions(config, preset, blocked)
@@ -158,26 +161,12 @@ def show_steps(config: TrainConfig, examples: list[Example]) -> None:
     st.caption(each.format(steps=plural(per_epoch, "step")))
 
 
-def show_problems(problems: list[checks.Problem], preset: dict[str, Any]) -> bool:
-    """Every problem with the button that mends it; True when one of them keeps the run from starting."""
-    for number, problem in enumerate(problems[:6]):
-        say = st.error if problem.severity == "error" else st.warning
-        name = _(forms.by_path()[problem.setting].label)
-        say(f"**{escape(name)}**: {escape(said(problem.reason))}", icon=":material/error:" if say is st.error else None)
-        if problem.suggestion is not None:
-            text = _("Set {name} to {value}").format(name=name, value=forms.shown(problem.suggestion))
-            st.button(escape(text), key=f"mend {number}", on_click=mend, args=(problem,))
-        if problem.setting == "data.folder":
-            subject.link_pictures()
-    if len(problems) > 6:
-        st.caption(_("… and {n} more").format(n=len(problems) - 6))
-    return any(problem.severity == "error" for problem in problems)
-
-
-def mend(problem: checks.Problem) -> None:
-    """Put the suggestion into the form."""
-    path, value = presets.parse_override(f"{problem.setting}={problem.suggestion}")
-    state.set_draft(state.draft() | {path: value})
+def say_waiting(data: DataConfig) -> None:
+    """Crops that were drawn and not written yet, which this run would not see."""
+    if waiting := handwork.boxes(Path(data.folder)):
+        text = _("{crops} drawn by hand not written yet: these pictures would be trained whole.")
+        st.warning(text.format(crops=plural(len(waiting), "crop")))
+        subject.link_pictures()
 
 
 def show_buckets(config: TrainConfig, examples: list[Example]) -> None:

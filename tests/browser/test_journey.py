@@ -134,10 +134,14 @@ def test_a_vote_by_keyboard_until_there_is_a_winner(page, settle, until, workpla
         page.get_by_role("tab", name="Blind vote").click()
         page.get_by_text("Which is better?").wait_for()
         settle(page)
+        # Both pictures, the answers and how sure they are: nothing of it has to be looked for at 900 px.
+        below = page.get_by_text("No votes yet").locator("xpath=..").bounding_box()
+        assert below["y"] + below["height"] < 900
+        assert not page.get_by_role("button", name="Export epoch").first.is_visible(), "what the scores say is not told"
         for number, key in enumerate("120b", 1):
             page.keyboard.press(key)
             until(lambda number=number: votes() == number, f"vote {number}")
-            page.get_by_text(f"{number} votes").or_(page.get_by_text("votes (")).first.wait_for()
+            page.get_by_text(f"{number} vote").or_(page.get_by_text("votes (")).first.wait_for()
             settle(page)
         assert [one.outcome for one in vote.read_votes(folder)] == ["left", "right", "tie", "bad"]
         page.keyboard.press("u")

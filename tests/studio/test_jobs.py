@@ -5,10 +5,13 @@ import socket
 import time
 
 import pytest
+from comparisons import make_comparison
 from PIL import Image
 
-from studio import jobs, uploads
+from studio import jobs, language, uploads
 from studio.text import escape
+from trainer import vote
+from trainer.cells import Evaluation
 from trainer.errors import UserError
 
 PATIENCE = 120.0  # seconds, for a busy machine
@@ -38,7 +41,7 @@ def test_a_command_that_fails_says_why(here):
 def test_a_worker_that_died_is_lost_and_one_that_comes_up_is_starting(here, monkeypatch):
     monkeypatch.setattr(jobs.subprocess, "Popen", lambda *_, **__: None)
     job = jobs.start("demo")
-    assert job.state == "starting"
+    assert job.state == "starting" and 0 <= job.age < 60
     (job.folder / "lock").touch()  # made, and in the next moment held
     assert job.state == "starting"
     (job.folder / "pid").touch()  # it had come up
@@ -68,6 +71,18 @@ def test_damaged_job_files_break_nothing(here):
 def test_a_redrawn_line_of_a_log_counts_once(tmp_path):
     (tmp_path / "log").write_bytes(b"one\n1 %\r2 %\r3 %\nend\n")
     assert jobs.tail(tmp_path / "log") == "one\n3 %\nend"
+
+
+def test_what_a_worker_writes_speaks_the_language_of_its_page(here, monkeypatch):
+    run = make_comparison()
+    folder = run.evaluation_folder("character")
+    ballot = vote.Ballot(Evaluation.load(folder), folder)
+    ballot.cast(ballot.next(), "left")
+    monkeypatch.setattr(language, "current", lambda: "zh_CN")
+    job = jobs.start("vote", str(run.path))  # with nobody to answer, it counts the votes there are
+    assert wait(job) == "done", job.tail()
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert '"language":"zh-CN"' in page and '"epoch {n}":"第 {n} 轮"' in page
 
 
 # ── what is dropped in ──────────────────────────────────────────────────────────────────────────────────

@@ -234,6 +234,16 @@ def test_tagging_starts_a_worker(open_page, here, started):
     assert started[0][4:6] == ["tag", "datasets/moss"] and "--tagger=wd14:some where; rm -rf /" in started[0]
 
 
+def test_what_tagging_has_written_is_said(open_page, here, started):
+    draw_pictures(here / "datasets" / "moss")
+    page = open_page("dataset")
+    page.button(key="tag").click().run()
+    job = jobs.latest("tag")
+    job.log.write_text("Wrote 5 captions in datasets/moss.\nLeft 1 captions as they are; …\n")
+    (job.folder / "result.json").write_text('{"code": 0}')
+    assert "Wrote 5 captions in datasets/moss" in page.run().toast[0].value.replace("\\", "")
+
+
 # ── compare ─────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -105,16 +105,24 @@ def test_what_can_be_taken_back(chinese):
     assert sentences.done("by hand elsewhere") == "by hand elsewhere"
 
 
-def test_the_report_speaks_the_readers_language(chinese, here):
+def test_the_report_speaks_the_readers_language(chinese, here, monkeypatch):
+    monkeypatch.setattr(report, "words", report.in_english)  # as without a studio
     folder = make_comparison(3).evaluation_folder("character")
     evaluation = Evaluation.load(folder)
     evaluation.recommended = recommend(evaluation.rows)
     page = fullsize.page(evaluation, folder)
-    found = json.loads(re.search('id="words">(.*?)</script>', page)[1])
+    found = words_in(page)
     assert found["language"] == "zh-CN" and found["texts"]["epoch {n}"] == "第 {n} 轮"
     said = [found["texts"][text] for text in report.texts_about(evaluation)]
     assert len(said) > 6 and all(map(reads_chinese, said))
-    assert '"texts":{}' in (folder / "report.html").read_text(encoding="utf-8"), "English on the disk"
+    # Whoever wrote the file: the command line in English, the studio in its reader's language.
+    assert words_in((folder / "report.html").read_text(encoding="utf-8")) == report.NO_WORDS
+    monkeypatch.setattr(report, "words", sentences.of_report)
+    assert words_in(report.write_report(evaluation, folder).read_text(encoding="utf-8")) == found
+
+
+def words_in(page):
+    return json.loads(re.search('id="words">(.*?)</script>', page)[1])
 
 
 def test_what_an_export_prints_and_how_lists_end(chinese):
@@ -125,6 +133,12 @@ def test_what_an_export_prints_and_how_lists_end(chinese):
         "00.jpg, 01.jpg, 02.jpg and 1 more",
     ):
         assert reads_chinese(sentences.said(said)), said
+
+
+def test_times_are_said_in_the_readers_units(chinese):
+    said = [sentences.duration(seconds) for seconds in (5, 75, 700, 5400)]
+    assert said == ["5 秒", "1 分 15 秒", "12 分钟", "1 小时 30 分"]
+    assert sentences.said("moss s") == "moss s"
 
 
 def test_english_is_left_alone():

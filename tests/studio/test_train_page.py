@@ -6,7 +6,7 @@ import time
 import pytest
 from trainees import draw_pictures
 
-from studio import forecast, jobs, panels, places
+from studio import forecast, handwork, jobs, panels, places
 from trainer import presets
 from trainer.config import settings
 from trainer.run import Run, find_runs
@@ -33,12 +33,26 @@ def test_without_pictures_it_points_to_the_dataset_page(open_page, words):
     assert "No folder in datasets/" in words(open_page("train"))
 
 
+def test_the_first_preset_is_one_for_the_base_that_is_there(open_page, words, pictures, here):
+    page = open_page("train")
+    assert "miniature base at 128 px" in words(page) and field(page, "number_input", "data.resolution").value == 128
+    (here / "models" / "dreamshaper").mkdir(parents=True)
+    (here / "models" / "dreamshaper" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    page = open_page("train")
+    assert "A character" in words(page) and field(page, "number_input", "data.resolution").value == 512
+
+
 def test_steps_are_computed_and_follow_the_form(open_page, words, pictures):
     page = open_page("train")
-    assert "5 pictures × 10 repeats × 10 epochs" in words(page)
+    assert "5 pictures × 16 repeats × 10 epochs" in words(page)
     field(page, "number_input", "loop.epochs").set_value(3).run()
-    assert "5 pictures × 10 repeats × 3 epochs" in words(page)
+    assert "5 pictures × 16 repeats × 3 epochs" in words(page)
     assert "●" in field(page, "number_input", "loop.epochs").label
+
+
+def test_crops_that_were_drawn_and_not_written_are_told(open_page, words, pictures):
+    assert handwork.set_box(places.DATASETS / "moss-cat", sorted(pictures.glob("*.png"))[0].name, (0, 0, 32, 32))
+    assert "1 crop drawn by hand not written yet" in words(open_page("train"))
 
 
 def test_a_problem_is_mended_by_its_button(open_page, words, pictures):
@@ -163,9 +177,9 @@ def test_repeats_of_folders_and_more_folders_are_counted(open_page, words, here)
     assert "2 pictures × 3 repeats × 10 epochs" in words(page)
     advanced(page, "data")
     field(page, "text_input", "data.more_folders").set_value("datasets/hats*2").run()
-    assert "3 pictures × their repeats, 26 in an epoch × 10 epochs" in words(page)
+    assert "3 pictures × their repeats, 38 in an epoch × 10 epochs" in words(page)
     draw_pictures(here / "datasets" / "hats", sizes=[(64, 64)] * 2)  # what is in another folder counts at once
-    assert "4 pictures × their repeats, 46 in an epoch × 10 epochs" in words(page.run())
+    assert "4 pictures × their repeats, 70 in an epoch × 10 epochs" in words(page.run())
 
 
 GUI = {
@@ -229,6 +243,14 @@ ANSWER = {
     "fits": False,
     "total_seconds": 5400.0,
     "change": {"set": {"loop.batch_size": 1}, "peak": 5_500_000_000, "rendering": 3_000_000_000},
+    "problems": [
+        {
+            "setting": "data.resolution",
+            "severity": "warning",
+            "reason": "this SD 1.5 base was made for 96 px; training at 128 doubles limbs and costs memory.",
+            "suggestion": 96,
+        }
+    ],
 }
 
 
@@ -245,6 +267,8 @@ def test_what_a_run_takes_is_asked_in_another_process_and_its_change_applied(ope
     (job.folder / "result.json").write_text('{"code": 0}')
     text = words(page.run())
     assert "It does not fit: 9 GB of 6 GB on a small card" in text and "1 h 30 min" in text and "400 MB" in text
+    # What only the trainer can see, with the button that mends it.
+    assert "was made for 96 px" in text and page.button(key="mend base 0").label == "Set Resolution to 96"
     page.button(key="make it fit").click().run()
     assert not page.exception
     assert field(page, "number_input", "loop.batch_size").value == 1
@@ -270,3 +294,4 @@ def test_the_estimate_is_what_the_command_prints(here, pictures):
     answer = forecast.answer_of(job)
     assert answer["fits"] and answer["peak"] > answer["training"]["UNet"] > 0 and answer["change"] is None
     assert answer.keys() >= ANSWER.keys()
+    assert [(one["setting"], one["suggestion"]) for one in answer["problems"]] == [("data.resolution", 128)]

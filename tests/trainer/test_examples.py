@@ -47,6 +47,14 @@ def test_the_trigger_that_kohyas_folders_or_all_captions_share(tmp_path):
     assert common_first_tag(tmp_path / "set") == "cat"
 
 
+@pytest.mark.parametrize("first", ["1girl", "2boys", "6+girls", "multiple girls", "1creature", "solo", "no humans"])
+def test_how_many_there_are_is_no_trigger_word(tmp_path, first):
+    for number in range(2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text(f"{first}, hat {number}")
+    assert common_first_tag(tmp_path) == ""
+
+
 def test_more_folders_and_their_weight(tmp_path):
     bare(tmp_path / "one"), bare(tmp_path / "5_two", start=9)
     more = (f"{tmp_path / '5_two'}*3",)

@@ -75,7 +75,7 @@ def missing_captions(config: TrainConfig, examples: list[Example]) -> Iterator[P
     if bare:
         names = ", ".join(bare[:3]) + (f" and {len(bare) - 3} more" if len(bare) > 3 else "")
         said = f"only the trigger word {config.data.trigger!r}" if config.data.trigger else "no caption at all"
-        yield Problem("data.folder", "warning", f"{names}: {said} to learn from; `lora-studio tag` writes captions.")
+        yield Problem("data.folder", "warning", f"{names}: {said} to learn from: tag or caption them first.")
 
 
 def captions_never_seen(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:

@@ -85,7 +85,8 @@ def tag(
             combine=combine,
             progress=advance,
         )
-    console.print(f"Wrote {len(report.written)} captions in {plain(str(folder))}.")
+    number = len(report.written)
+    console.print(f"Wrote {number} caption{'s' * (number != 1)} in {plain(str(folder))}.")
     if report.skipped:
         console.print(
             f"Left {len(report.skipped)} captions as they are; --append adds to them, --overwrite replaces them."

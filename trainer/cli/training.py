@@ -63,8 +63,8 @@ def estimate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in one line.")] = False,
 ):
     """Say what a run takes before it starts: memory, time, disk; and what would make it fit."""
+    from trainer import basecheck, fitting
     from trainer import estimate as estimates
-    from trainer import fitting
 
     config = configure(preset, base, data, name, trigger, set_ or [])
     if probe:
@@ -74,9 +74,13 @@ def estimate(
     card = "cuda" if memory else ""
     found = estimates.estimate(config, examples_of(config), round(memory * 1e9), card)
     change = None if found.fits else fitting.cheapest_change(config, examples_of, found.capacity, card)
+    problems = basecheck.check(config, examples_of(config))
     if as_json:
-        print(json.dumps({**found.as_json(), "change": change and {"set": change[0], **change[1].as_json()}}))
+        changed = change and {"set": change[0], **change[1].as_json()}
+        print(json.dumps({**found.as_json(), "change": changed, "problems": [asdict(one) for one in problems]}))
         return
+    for problem in problems:
+        console.print(f"[yellow]Note[/] {plain(str(problem))}")
     print_estimate(found)
     if not found.fits:
         print_change(change, found.trains)
