@@ -91,21 +91,10 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """`adapter.rank=16` or kohya's `network_dim=16` -> ("adapter.rank", value in the setting's own type).
-
-    Where kohya writes a value in another way, its way is read: `bucket_no_upscale=true` -> ("data.upscale", False).
-    """
-    from trainer.kohya import arguments as known
-
+    """`adapter.rank=16` or kohya's `network_dim=16` -> ("adapter.rank", value in the setting's own type)."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set {text}: write it as name=value, for example --set adapter.rank=16.")
-    if name.strip() in known.READ:
-        path, read = known.READ[name.strip()]
-        try:
-            return path, read(value.strip())
-        except ValueError:
-            return path, value  # the validation says what is wrong with it
     path = find_path(name.strip(), "--set")
     kind = next(entry.type for entry in settings() if entry.path == path)
     return path, _typed(value.strip(), kind)

@@ -33,14 +33,6 @@ def test_a_config_survives_being_written_and_read():
         ("data.shuffle_tags=false", "data.shuffle_tags", False),
         ("evaluation.strengths=0.6,1", "evaluation.strengths", [0.6, 1.0]),
         ("optimizer.args=weight_decay=0.1", "optimizer.args", "weight_decay=0.1"),
-        # As kohya writes them.
-        ("mixed_precision=no", "model.precision", "fp32"),
-        ("network_train_unet_only=true", "adapter.text_encoder", False),
-        ("bucket_no_upscale=true", "data.upscale", False),
-        ("xformers=true", "model.attention", "xformers"),
-        ("v_parameterization=true", "model.prediction", "v_prediction"),
-        ("resolution=512,512", "data.resolution", 512),
-        ("lr_warmup=ten", "optimizer.warmup", "ten"),
     ],
 )
 def test_overrides_are_typed_by_their_declaration(text, path, value):

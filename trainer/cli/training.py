@@ -125,10 +125,11 @@ def print_as_kohya(config: TrainConfig) -> None:
 def configure(preset: str, base: str, data: str, name: str, trigger: str, overrides: list[str]) -> TrainConfig:
     """Layer defaults < preset < options, and fill in what follows from the pictures."""
     from trainer.examples import common_first_tag
+    from trainer.kohya.arguments import parse_override
 
     chosen = presets.load(preset).values if preset else {}
     given = {"model.base": base, "data.folder": data, "name": name, "data.trigger": trigger}
-    said = {path: value for path, value in given.items() if value} | dict(map(presets.parse_override, overrides))
+    said = {path: value for path, value in given.items() if value} | dict(map(parse_override, overrides))
     config = presets.layer(chosen, said)
     filled: dict[str, Any] = {}
     if not config.name and config.data.folder:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from trainer import presets
 from trainer.optimizers import OPTIMIZERS
 
 Values = dict[str, Any]
@@ -140,6 +141,20 @@ READ: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "warmup_ratio": ("optimizer.warmup", float),
     "v_parameterization": ("model.prediction", lambda value: "v_prediction" if flag(value) else "auto"),
 }
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """As `presets.parse_override`; by kohya's name a value may be written as it is there: "bucket_no_upscale=true" ->
+    ("data.upscale", False)."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or name not in READ:
+        return presets.parse_override(text)
+    path, read = READ[name]
+    try:
+        return path, read(value)
+    except ValueError:
+        return path, value  # the validation says what is wrong with it
+
 
 # A setting -> the arguments that say the same to sd-scripts; {} where leaving the argument out says it,
 # None where nothing says it.

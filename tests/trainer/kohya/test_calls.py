@@ -7,6 +7,7 @@ import pytest
 import trainees
 
 from trainer import presets
+from trainer.kohya.arguments import parse_override
 from trainer.kohya.calls import BASH, POWERSHELL, as_kohya
 from trainer.kohya.migrate import translate
 from trainer.kohya.scripts import options
@@ -163,3 +164,21 @@ def test_masks_make_another_kind_of_dataset(tmp_path):
     assert subset["conditioning_data_dir"] == "masks" and "class_tokens" not in subset
     assert call_of(script)["masked_loss"] is True
     assert "like data.regularisation" in script
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "value"),
+    [
+        ("mixed_precision=no", "model.precision", "fp32"),
+        ("network_train_unet_only=true", "adapter.text_encoder", False),
+        ("bucket_no_upscale=true", "data.upscale", False),
+        ("xformers=true", "model.attention", "xformers"),
+        ("v_parameterization=true", "model.prediction", "v_prediction"),
+        ("resolution=512,512", "data.resolution", 512),
+        ("lr_warmup=ten", "optimizer.warmup", "ten"),
+        ("network_dim=16", "adapter.rank", 16),
+        ("adapter.rank=16", "adapter.rank", 16),
+    ],
+)
+def test_an_option_is_read_as_kohya_writes_it(text, path, value):
+    assert parse_override(text) == (path, value)
