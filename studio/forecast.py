@@ -114,11 +114,12 @@ def show_answer(found: dict[str, Any]) -> None:
     say(escape(text))
     if not found["fits"]:
         show_change(found["change"], found.get("trains", False))
-    seconds = found["total_seconds"]
+    seconds, comparing = found["total_seconds"], found.get("comparing_seconds")  # older answers have no second
     rows = {
         _("Memory for training"): size(found["peak"]),
         _("Memory for rendering"): size(found["rendering"]),
         _("Time"): duration(seconds) if seconds is not None else _("not known: time two steps"),
+        **({_("Time to compare"): duration(comparing)} if comparing is not None else {}),
         _("Disk"): _("{all}, {file} an epoch").format(all=size(sum(found["disk"].values())), file=size(found["file"])),
     }
     with st.container(gap=None):

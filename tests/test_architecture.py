@@ -17,7 +17,8 @@ COMPONENTS |= {"grid", "drawing", "lettering", "report", "recommend", "environme
 COMPONENTS |= {"stack", "shelf", "upscalers", "conditioning"}
 STORIES = set("batches encoding preparation loop checkpoint record render evaluate export tag demo doctor".split())
 STORIES |= {"explain", "voting", "averages", "processes", "validation", "step", "basecheck", "hires", "denoising"}
-STORIES |= {"costs", "estimate", "fitting", "guidance", "lifetime", "places", "sidecars", "sampling", "terminal"}
+STORIES |= {"costs", "grid_costs", "estimate", "fitting", "guidance", "lifetime", "places", "sidecars", "sampling"}
+STORIES |= {"terminal"}
 # What a component may take from another, and why.
 ALLOWED = {
     ("adapters", "families"): "a LoRA sits on a BaseModel",

@@ -97,12 +97,13 @@ class Dummy:
         trains = lambda component, block: config.learning_rate(component, block) > 0  # noqa: E731
         # Whole steps are counted: what a module's dice would say is not known, and no step is larger.
         whole = config.adapter.model_copy(update={"module_dropout": 0.0})
-        self.adapter = Adapter.attach(self.model, whole, seed=0, trains=trains)
+        dtype = torch.bfloat16 if config.model.full_bf16 else torch.float32
+        self.adapter = Adapter.attach(self.model, whole, seed=0, trains=trains, dtype=dtype)
         self.parts = {name: _bytes(module) for name, module in self.model.modules().items()}
         self.parts["vae"] = _bytes(self.model.vae)
         self.unpacked = self.parts["unet"]
         self.parts["unet"] -= quantize.saved(self.model.unet, config.model.quantize)
-        # Shapes under the names of the file; the numbers are float32 while they are trained.
+        # Shapes under the names of the file.
         self.tensors = {name: tuple(weight.shape) for name, weight in self.adapter.named_parameters()}
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         with self._fake:
@@ -154,6 +155,12 @@ class Dummy:
         with torch.no_grad():
             return self._measure(lambda: vae.encode(torch.zeros(1, 3, size[1], size[0], dtype=vae.dtype)))
 
+    def conditioning(self, chunks: int) -> int:
+        """Bytes of what one caption is told as, in float32."""
+        with self._fake:
+            said = self._conditioning(1, chunks, False)
+        return 4 * (said.hidden.numel() + (0 if said.pooled is None else said.pooled.numel()))
+
     def _conditioning(self, batch: int, chunks: int, encodes: bool) -> Conditioning:
         model = self.model
         if encodes:
@@ -202,9 +209,10 @@ def optimizer_state(config: TrainConfig, shapes: dict[str, tuple[int, ...]]) -> 
 
 def _state_of(config: TrainConfig, shape: tuple[int, ...]) -> int:
     """Of one weight. There are two, so that a table which all share counts for none: the map of an 8-bit number."""
-    pair = [nn.Parameter(torch.zeros(shape)) for _ in range(2)]
+    dtype = torch.bfloat16 if config.model.full_bf16 else torch.float32
+    pair = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for _ in range(2)]
     for weight in pair:
-        weight.grad = torch.full(shape, 1e-3)
+        weight.grad = torch.full(shape, 1e-3, dtype=dtype)
     groups = [{"params": pair, "lr": config.optimizer.learning_rate}]
     optimizer: Any = optimizers.build(config.optimizer.name, groups, config.optimizer.args)
     getattr(optimizer, "train", lambda: None)()  # schedule-free ones must be told

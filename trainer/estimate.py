@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from trainer import environment, processes
+from trainer import augment, environment, grid_costs, processes
 from trainer.config import TrainConfig
 from trainer.costs import Dummy, optimizer_state
 from trainer.dataset import wording
 from trainer.examples import Example, count_epochs, count_steps
 from trainer.families.checkpoint_file import MAP
+from trainer.families.clip import WORDS
 from trainer.families.turns import needed
 from trainer.files import write_json
 from trainer.preparation import CACHE
@@ -40,11 +41,13 @@ class Estimate:
     loading: int  # peak on a device that shares the main memory; 0 where there is none
     caching: int  # peak while pictures or captions are encoded
     rendering: int
+    pictures: int  # of the comparison
     file: int  # of one epoch
     disk: dict[str, int]
     steps: int
     flops: int  # of one step
     seconds: float | None  # a step
+    comparing_seconds: float | None  # all pictures of the comparison and the losses of its rows
 
     @property
     def peak(self) -> int:
@@ -83,7 +86,8 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     # Frozen text encoders lie on a card only while captions are encoded; main memory holds them all the time.
     changing = not dummy.texts_learn and wording.varies(config.data)
     size = _largest(config, examples)
-    chunks = dummy.model.family.chunks_needed(dummy.model, [example.caption for example in examples])
+    captions = {wording.fullest(example.caption, config.data) for example in examples}
+    chunks = config.data.max_tokens // WORDS or dummy.model.family.chunks_needed(dummy.model, list(captions))
     batch = min(config.loop.batch_size, sum(e.repeats for e in examples)) if examples else config.loop.batch_size
     cost = dummy.training(batch, size, chunks, encodes=dummy.texts_learn)
     numbers = sum(_count(shape) for shape in shapes.values())
@@ -91,12 +95,14 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     program = _program(device)
     known = _probes().get(_probe_key(config, dummy))
     factor = known["memory"] if known else 1.0
+    width = 2 if config.model.full_bf16 else 4
+    average = numbers * 4 if config.loop.ema_decay else 0
     training = {
         "UNet": parts["unet"] // processes.sharers(),
         "text encoders": texts if dummy.texts_learn or changing and device != "cuda" else 0,
-        "LoRA": numbers * 4,
+        "LoRA": numbers * width,
         "optimizer": state,
-        "average": numbers * 4 if config.loop.ema_decay else 0,
+        "average": average,
         "activations and gradients": round(cost.peak * (HEAP if device == "cpu" else SLACK) * factor),
         "program and driver": program,
     }
@@ -104,12 +110,18 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
     worded = beside + texts if changing else 0
     capacity = capacity or _capacity(device)
     weights = parts["unet"] + parts["vae"] + texts + program
-    steps, _ = count_steps(examples, config) if examples else (0, 0)
+    whole = processes.together(config)
+    steps, _ = count_steps(examples, whole) if examples else (0, 0)
     file = _file_size(config, shapes)
     # Beside the loaded UNet, the piece of the file that is being read, or its layers that are packed already.
     packed = parts["unet"] if config.model.quantize != "none" else 0
-    pixels = sum(_area(example.placement.bucket) for example in examples)
     total = cost.flops * config.loop.gradient_accumulation
+    epochs = count_epochs(examples, whole) if examples else config.loop.epochs
+    grid = grid_costs.work(config, dummy, size, len(examples), epochs)
+    pace = known["seconds_per_teraflop"] / 1e12 if known else None
+    cached = _latents(config, examples)
+    if captions and not changing and not dummy.texts_learn:
+        cached += (len(captions) + 1) * dummy.conditioning(chunks)
     return Estimate(
         device=_name(device),
         capacity=capacity,
@@ -119,35 +131,43 @@ def estimate(config: TrainConfig, examples: list[Example], capacity: int = 0, de
         caching=max(
             (program + parts["vae"] if device == "cuda" else weights) + round(dummy.caching(size).peak * SLACK), worded
         ),
-        rendering=program + _rendering(config, dummy, size, numbers, turns=device == "cuda" and capacity),
+        rendering=program + _rendering(config, dummy, grid, numbers, turns=device == "cuda" and capacity),
+        pictures=grid.pictures,
         file=file,
         disk={
-            "epochs": file * (count_epochs(examples, config) if examples else config.loop.epochs),
-            "state": numbers * 4 + state,
-            "cache": pixels // 64 * 4 * 2 * 4,  # mean and deviation of four channels in float32
+            "epochs": file * epochs,
+            "state": numbers * 4 + state + average,
+            "cache": cached,
         },
         steps=steps,
         flops=total,
-        seconds=known["seconds_per_teraflop"] * total / 1e12 if known else None,
+        seconds=pace * total if pace else None,
+        comparing_seconds=pace * grid.flops if pace else None,
     )
 
 
-def _rendering(config: TrainConfig, dummy: Dummy, learned: tuple[int, int], numbers: int, turns: int) -> int:
-    """Bytes of a comparison: its pictures are drawn and decoded, and those that were learned, the largest of which is
-    `learned`, encoded for their losses. `turns`: bytes of a card, where the parts may have to come one by one."""
-    settings, parts = config.evaluation, dummy.parts
-    picture, batch = _picture(config), settings.batch_size
-    drawn = max(picture, learned if settings.loss_pictures else picture, key=_area)
-    rows = batch * (1 if settings.cfg_scale == 1 and not settings.loss_pictures else 2)
+def _rendering(config: TrainConfig, dummy: Dummy, grid: grid_costs.Work, numbers: int, turns: int) -> int:
+    """Bytes of a comparison. `turns`: bytes of a card, where the parts may have to come one by one."""
+    batch, parts = config.evaluation.batch_size, dummy.parts
     # An epoch for each picture of a batch, from its file and laid beside the others.
     loras = numbers * environment.DTYPES[config.model.precision].itemsize * (2 * batch if batch > 1 else 1)
     texts = sum(size for name, size in parts.items() if name.startswith("text_encoder"))
-    vae = max(dummy.decoding(picture).peak, dummy.caching(drawn).peak)
-    work = {"unet": dummy.rendering(rows, drawn).peak, "vae": vae, "texts": 0}
+    work = {"unet": grid.unet, "vae": grid.vae, "texts": 0}
     held = {"unet": dummy.unpacked, "vae": parts["vae"], "texts": texts}
     everything = sum(held.values())
     alone = turns and needed(everything, turns)
-    return loras + max((held[name] if alone else everything) + round(work[name] * SLACK) for name in work)
+    most = max((held[name] if alone else everything) + round(work[name] * SLACK) for name in work)
+    return loras + grid.upscalers + most
+
+
+def _latents(config: TrainConfig, examples: list[Example]) -> int:
+    """Bytes of the pictures' latents on disk, in float32: mean and deviation of four channels, and the mask."""
+    channels = 4 + 4 + bool(config.data.alpha_mask or config.data.mask_folder)
+    return sum(
+        _area(variant.placement.bucket) // 64 * channels * 4
+        for example in examples
+        for variant in dict.fromkeys(augment.variants(example, config.data))
+    )
 
 
 def _part(config: TrainConfig) -> str:
@@ -164,11 +184,6 @@ def _dummy(part: str, device: str) -> Dummy:
 def _largest(config: TrainConfig, examples: list[Example]) -> tuple[int, int]:
     side = config.data.resolution // 8 * 8
     return max((example.placement.bucket for example in examples), key=_area, default=(side, side))
-
-
-def _picture(config: TrainConfig) -> tuple[int, int]:
-    side = config.evaluation.size or config.data.resolution
-    return side // 8 * 8, side // 8 * 8
 
 
 def _area(size: tuple[int, int]) -> int:

@@ -22,6 +22,7 @@ from trainer.averages import Average
 from trainer.batches import Batches
 from trainer.checkpoint import Position, load_state, save_state
 from trainer.config import TrainConfig
+from trainer.dataset.names import count
 from trainer.encoding import AHEAD
 from trainer.errors import UserError
 from trainer.preparation import Preparation
@@ -81,7 +82,7 @@ class Trainer:
             return Position(group=batches_per_update)
         self.adapter.load_exact(state["adapter"])
         self.average.load(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        optimizers.resume(self.optimizer, state["optimizer"])
         if state["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         position = state["position"]
@@ -108,7 +109,7 @@ class Trainer:
             if not self._epoch(self.position.epoch):
                 self.recorder.state("stopped", f"Stopped at step {self.position.step}; resume goes on from there.")
                 return
-        self.recorder.state("finished", f"{self.epochs} epochs saved in {self.run.path / 'epochs'}.")
+        self.recorder.state("finished", f"{count(self.epochs, 'epoch')} saved in {self.run.path / 'epochs'}.")
 
     def rehearse(self, updates: int) -> float:
         """Mean seconds of the first updates, taken in earnest one behind the other; nothing is saved or recorded."""

@@ -177,6 +177,21 @@ def build(name: str, groups: list[dict], args: str = ""):
         raise UserError(f"optimizer.args: {name} refuses {args!r}: {error}.") from None
 
 
+def resume(optimizer, state: dict[str, Any]) -> None:
+    """Take back a `state_dict` exactly. torch gives it the dtype of the weights, and some optimizers keep float32
+    beside weights in bfloat16."""
+    import torch
+
+    optimizer.load_state_dict(state)
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, weight in zip(numbers, weights, strict=True):
+        for name, saved in state["state"].get(number, {}).items():
+            now = optimizer.state[weight].get(name)  # none where bitsandbytes has packed its own together
+            if isinstance(now, torch.Tensor) and now.dtype != saved.dtype:
+                optimizer.state[weight][name] = saved.to(now.device)
+
+
 def _fused(make: Callable[..., Any], groups: list[dict], values: dict[str, Any]) -> dict[str, bool]:
     """torch's own optimizers can update all weights in one kernel: asked for where there is one, unless the
     arguments say how it is done. benchmarks/RESULTS.md has what it saves."""

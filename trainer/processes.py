@@ -97,10 +97,17 @@ def without_effect(config: TrainConfig) -> list[str]:
     return said
 
 
+def together(config: TrainConfig) -> TrainConfig:
+    """The settings of one process that does what all of these do: its accumulation gathers their batches as well."""
+    batches = config.loop.gradient_accumulation * state().num_processes
+    return config.model_copy(update={"loop": config.loop.model_copy(update={"gradient_accumulation": batches})})
+
+
 def on_main(make: Callable[[], Result]) -> Result:
     """What the main process makes, in every process that `accelerate launch` started.
 
-    A UserError is raised in the main process; the others end without a word, for one has been said.
+    A UserError is raised in the main process; the others end without a word, for one has been said. Another is raised
+    where one of them has gone.
     """
     main = state().is_main_process
     made: list = [None, None]
@@ -109,7 +116,12 @@ def on_main(make: Callable[[], Result]) -> Result:
             made[0] = make()
         except UserError as error:
             made[1] = error
-    result, error = broadcast_object_list(made)
+    try:
+        result, error = broadcast_object_list(made)
+    except RuntimeError as lost:
+        if not is_loss(lost):
+            raise
+        raise UserError("Another process has ended; it may have said why. Start again.") from None
     if error is not None:
         raise error if main else SystemExit(2)
     return result

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from trainer import run as runs
+from trainer.dataset.names import count
 from trainer.examples import Example, count_epochs, count_steps, trained
 from trainer.files import write_json
 from trainer.run import Run, Status
@@ -105,10 +106,10 @@ def print_plan(examples: list[Example], config) -> None:
     """What will happen, before the first step: every bucket, crop and repeat."""
     steps, per_epoch = count_steps(examples, config)
     seen = sum(example.repeats for example in trained(examples))
+    pictures, epochs = count(len(examples), "picture"), count(count_epochs(examples, config), "epoch")
     console.print(
-        f"[bold]{len(examples)}[/] pictures, {seen} an epoch with their repeats, "
-        f"× {count_epochs(examples, config)} epochs, batch {config.loop.batch_size} = [bold]{steps}[/] steps "
-        f"({per_epoch} per epoch)"
+        f"[bold]{pictures}[/], {seen} an epoch with their repeats, × {epochs}, batch {config.loop.batch_size} = "
+        f"[bold]{count(steps, 'step')}[/] ({per_epoch} per epoch)"
     )
     listed = [example for example in examples if len(examples) <= LISTED_PICTURES or example.placement.lost > 0]
     rows = table("Picture", ">Size", ">Scaled", ">Bucket", ">Cropped off", ">Repeats")
@@ -121,7 +122,8 @@ def print_plan(examples: list[Example], config) -> None:
         rows.add_row(plain(name), *sizes, lost, repeats)
     console.print(rows)
     if len(listed) < len(examples):
-        console.print(f"… and {len(examples) - len(listed)} pictures of which nothing is cropped off (dataset.json)")
+        others = count(len(examples) - len(listed), "picture")
+        console.print(f"… and {others} of which nothing is cropped off (dataset.json)")
 
 
 def print_estimate(found) -> None:
@@ -136,7 +138,10 @@ def print_estimate(found) -> None:
     if found.seconds is None:
         rows.add_row("Time", "?", "`lora-studio estimate --probe` takes a real step and then knows")
     else:
-        rows.add_row("Time", duration(found.total_seconds), f"{found.steps} steps of {found.seconds:.2f} s")
+        rows.add_row("Time", duration(found.total_seconds), f"{count(found.steps, 'step')} of {found.seconds:.2f} s")
+        rows.add_row(
+            "Time to compare", duration(found.comparing_seconds), f"about, for {count(found.pictures, 'picture')}"
+        )
     disk = ", ".join(f"{name} {size(amount)}" for name, amount in found.disk.items())
     rows.add_row("Disk", size(sum(found.disk.values())), f"{disk}; one epoch is a file of {size(found.file)}")
     console.print(rows)

@@ -57,6 +57,23 @@ CASES = [  # rule, settings and pictures with which it speaks, what it speaks of
         {"data__alpha_mask": True, "data__mask_folder": "m"}, MASKED, "data.alpha_mask",
         {"data__mask_folder": "m"}, MASKED,
     ),
+    (
+        pictures.one_version_of_each,
+        {"data__variants": 1, "data__random_crop": True}, MANY, "data.variants",
+        {"data__variants": 1}, MANY,
+    ),
+    (pictures.renderings, {"evaluation__sampler": "Eulr"}, MANY, "evaluation.sampler", {}, MANY),
+    (pictures.renderings, {"evaluation__prompts": "none.toml"}, MANY, "evaluation.prompts", {}, MANY),
+    (
+        learning.warm_up_to_the_end,
+        {"optimizer__warmup": 1000}, MANY, "optimizer.warmup",
+        {"optimizer__warmup": 99}, MANY,
+    ),
+    (
+        network.block_alpha_above_rank,
+        {"adapter__block_alphas": "MID=32"}, MANY, "adapter.block_alphas",
+        {"adapter__block_alphas": "MID=32", "adapter__block_ranks": "MID=32"}, MANY,
+    ),
     (pictures.masks_without_effect, {"loss__mask_normalised": True}, MANY, "loss.mask_normalised", {}, MANY),
     (
         network.unused_by_this_kind,

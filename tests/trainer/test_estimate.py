@@ -10,8 +10,9 @@ import torch
 import trainees
 from torch.utils._pytree import tree_leaves
 
+from datasets import load_from_disk
 from trainer import __main__ as command_line
-from trainer import environment, families, kohya, presets
+from trainer import environment, families, grid_costs, kohya, presets
 from trainer import estimate as estimates
 from trainer.adapters import KINDS, Adapter
 from trainer.checkpoint import load_state
@@ -238,6 +239,7 @@ def test_a_probe_tells_the_time(folders, tmp_path, monkeypatch):
     found = estimate(config, examples)
     assert found.seconds == pytest.approx(seconds)
     assert found.total_seconds == pytest.approx(seconds * found.steps)
+    assert found.pictures == 132 * 8 // 11 and found.comparing_seconds > 0
     assert not (tmp_path / "runs" / "moss").exists()
 
 
@@ -305,6 +307,68 @@ def test_the_advice_can_be_pasted(folders, tmp_path, monkeypatch, capsys):
     advice = said().partition("It fits with ")[2].partition(": ")[0]
     assert advice == "--set optimizer.name=AdamW8bit"
     assert "It fits: a graphics card" in said(*advice.split())
+
+
+def test_a_hires_fix_and_the_pictures_own_sizes_are_counted(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dummy = Dummy(settings_for(folders["sd15"]))
+
+    def work(*columns: str, epochs: int = 1, **changes):
+        text = "".join(f'[[prompt]]\nname = "{number}"\nprompt = "x"\n{rest}\n' for number, rest in enumerate(columns))
+        (tmp_path / "set.toml").write_text(text)
+        settings = settings_for(
+            folders["sd15"],
+            evaluation__prompts="set.toml",
+            evaluation__loss_pictures=0,
+            evaluation__steps=10,
+            **changes,
+        )
+        return grid_costs.work(settings, dummy, (64, 64), 0, epochs)
+
+    plain, fixed = work(""), work('hires = { upscale = 2, upscaler = "Lanczos", steps = 5 }')
+    small, large = ((2, (64, 64)), (2, (128, 128)))
+    assert (plain.unet, fixed.unet) == (dummy.rendering(*small).peak, dummy.rendering(*large).peak)
+    assert (plain.vae, fixed.vae) == (
+        dummy.decoding((64, 64)).peak,
+        max(dummy.decoding((128, 128)).peak, dummy.caching((128, 128)).peak),
+    )
+    once = 10 * dummy.rendering(*small).flops + dummy.decoding((64, 64)).flops
+    again = 5 * dummy.rendering(*large).flops + dummy.decoding((128, 128)).flops + dummy.caching((128, 128)).flops
+    assert (plain.flops, fixed.flops) == (2 * once, 2 * (once + again))  # the base and one epoch
+    latent = work("hires = { upscale = 2, steps = 5 }").flops
+    assert latent == fixed.flops - 2 * (dummy.decoding((64, 64)).flops + dummy.caching((128, 128)).flops)
+    wide = work("", "width = 128\nheight = 64\nseed = 3", epochs=2, evaluation__seeds=[1, 2])
+    assert wide.pictures == 3 * (2 + 1) and wide.unet == dummy.rendering(2, (128, 64)).peak
+    assert work("cfg_scale = 1").unet == dummy.rendering(1, (64, 64)).peak
+    assert work('sampler = "Heun"').flops == plain.flops + 20 * dummy.rendering(*small).flops  # two calls a step
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "sharp.pth").write_bytes(b"x" * 1234)
+    assert work('hires = { upscaler = "sharp" }').upscalers == 1234 and plain.upscalers == 0
+
+
+def test_full_bf16_takes_half(folders):
+    settings = {"model__precision": "bf16", "optimizer__name": "AdamW"}
+    whole, half = (estimate(settings_for(folders["sd15"], model__full_bf16=on, **settings), []) for on in (False, True))
+    assert half.training["LoRA"] == whole.training["LoRA"] / 2
+    assert half.training["optimizer"] == pytest.approx(whole.training["optimizer"] / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_the_cache_is_as_large_as_foretold(text_encoder, folders, tmp_path, monkeypatch):
+    """Each version of each picture, its mask, and captions that never change."""
+    monkeypatch.chdir(tmp_path)
+    changes = {"data.flip": True, "data.random_crop": True, "data.colour_shift": True, "data.variants": 3}
+    changes |= {
+        "data.shuffle_tags": False,
+        "adapter.text_encoder": text_encoder,
+        "data.max_tokens": 150,
+    }  # kohya joins two chunks in two tokens less
+    run = trainees.make_run(tmp_path, folders["sd15"], **changes, **{"data.mask_folder": str(tmp_path / "pictures")})
+    foretold = estimate(run.config, load_examples(run.config.data))
+    train(run)
+    rows = [row for path in (tmp_path / "runs" / ".cache").glob("*/shard-*") for row in load_from_disk(str(path))]
+    data = [value for row in rows for name, value in row.items() if name in ("mean", "std", "mask", "hidden") and value]
+    assert foretold.disk["cache"] == pytest.approx(4 * sum(map(len, data)), rel=0.02)
 
 
 def test_a_card_on_which_only_rendering_does_not_fit(folders):

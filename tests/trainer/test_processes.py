@@ -126,6 +126,13 @@ def test_several_killed_and_resumed_end_with_the_same_bytes(config, tmp_path, fo
     assert [json.loads(line)["step"] for line in lines] == list(range(1, len(whole.metrics()) + 1))
 
 
+def test_the_loss_of_another_process_before_there_is_a_run_is_one_sentence(tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainees.draw_pictures(tmp_path / "pictures", trainees.SIZES[:1])
+    train = ["train", "--preset", "toybox", "--base", folders["sd15"], "--data", "pictures"]
+    assert trainees.command_in_processes(train, 2, LOST="1") == [2, 9]  # and not 1, a traceback's
+
+
 def test_the_loss_of_another_process_is_said(alone, tmp_path, folders, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = made(tmp_path, folders)
@@ -253,4 +260,5 @@ def test_accelerates_own_launcher_makes_one_run(way, tmp_path, folders):
     (run,) = find_runs(tmp_path / "runs")
     assert run.status.state == "finished" and len(run.epochs()) == 1
     assert done.stdout.count("Next:") == 1  # one of them speaks
+    assert run.status.progress.steps == 3 and "= 3 steps (3 per epoch)" in done.stdout  # of two batches each
     assert kohya.read_header(run.epochs()[-1].path).metadata["ss_total_batch_size"] == "2"

@@ -89,6 +89,7 @@ ADAPTERS = {
              "adapter.scale_weight_norms": 0.05, "adapter.rslora": True},
     "average": {"loop.ema_decay": 0.9, "optimizer.lora_plus_ratio": 4, "loop.gradient_accumulation": 2,
                 "model.quantize": "fp8", "optimizer.block_learning_rates": "MID=0.5"},
+    "halves": {"model.precision": "bf16", "model.full_bf16": True, "optimizer.name": "AdaFactor"},
 }  # fmt: skip
 
 

@@ -120,10 +120,10 @@ def _hold(path: str, folder: str) -> None:
     Path(f"held-{os.environ['RANK']}.txt").write_text(str(sum(part.nbytes for part in local)))
 
 
-def command_in_processes(arguments: list[str], count: int) -> list[int]:
+def command_in_processes(arguments: list[str], count: int, **variables: str) -> list[int]:
     """A command of the command line in `count` such processes. Each leaves the keys of the cells that it rendered in
-    rendered-RANK.txt."""
-    return _in_processes(_command, (list(map(str, arguments)), os.getcwd()), count)
+    rendered-RANK.txt. The one that LOST names ends as soon as it has joined."""
+    return _in_processes(_command, (list(map(str, arguments)), os.getcwd()), count, config=variables)
 
 
 def _in_processes(work, arguments: tuple, count: int, config: dict[str, str] | None = None) -> list[int]:
@@ -155,9 +155,13 @@ def _one_of_several(work, arguments: tuple, variables: dict[str, str]) -> None:
 def _command(arguments: list[str], folder: str) -> None:
     import torch
 
+    from trainer import processes
     from trainer.__main__ import main
     from trainer.render import Renderer
 
+    if os.environ["RANK"] == os.environ.get("LOST"):
+        processes.state()
+        os._exit(9)
     os.chdir(folder)
     torch.set_num_threads(1)
     render = Renderer.render

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trainer.adapters.adapter import Adapter
 from trainer.adapters.sites import Site, modules_in, sites_of
+from trainer.dataset.names import count
 from trainer.errors import UserError
 from trainer.kohya.deltas import factors, truncated
 
@@ -45,9 +46,10 @@ def start_from(adapter: Adapter, tensors: dict[str, Tensor], file: Path, *, resi
     if not taken:
         raise UserError(f"adapter.start_from: {file} has none of the modules that this run trains.")
     adapter.load({f"{name}.{ending}": tensor for name, own in mine.items() for ending, tensor in own.items()})
-    left = f", {len(theirs) - taken} of its modules are not trained here" if len(theirs) > taken else ""
-    fresh = f", {len(adapter.sites) - taken} modules begin at nothing" if len(adapter.sites) > taken else ""
-    return f"Starting from {file.name}: {taken} modules{left}{fresh}."
+    left = f", {len(theirs) - taken} of its modules not trained here" if len(theirs) > taken else ""
+    rest = len(adapter.sites) - taken
+    fresh = f", {count(rest, 'module')} {'begins' if rest == 1 else 'begin'} at nothing" if rest else ""
+    return f"Starting from {file.name}: {count(taken, 'module')}{left}{fresh}."
 
 
 def _taken(

@@ -14,8 +14,10 @@ RULES: list[Rule] = [
     pictures.captions_never_seen,
     pictures.braces_that_stay_text,
     pictures.masks_without_effect,
+    pictures.one_version_of_each,
     pictures.more_regularisation_than_pictures,
     network.alpha_above_rank,
+    network.block_alpha_above_rank,
     network.unused_by_this_kind,
     network.unreadable_blocks,
     network.full_bf16_without_bf16,
@@ -28,12 +30,14 @@ RULES: list[Rule] = [
     learning.unreadable_optimizer_arguments,
     learning.unknown_schedule,
     learning.schedule_beside_averaging,
+    learning.warm_up_to_the_end,
     learning.empty_timestep_range,
     learning.two_weightings,
     pictures.bucket_bounds,
     pictures.batch_larger_than_bucket,
     pictures.missing_captions,
     pictures.large_crops,
+    pictures.renderings,
 ]
 
 

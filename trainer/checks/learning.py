@@ -8,7 +8,7 @@ from trainer import blocks
 from trainer.checks.problem import Problem
 from trainer.config import LossConfig, TrainConfig
 from trainer.errors import UserError, nearest
-from trainer.examples import Example
+from trainer.examples import Example, count_steps
 from trainer.schedules import SCHEDULES
 
 HIGH = 5e-3  # learning rates above it are for few optimizers; LoHa, LoKr and miniature bases take more than 1e-3
@@ -81,6 +81,13 @@ def unknown_schedule(config: TrainConfig, examples: list[Example]) -> Iterator[P
     if config.optimizer.schedule not in SCHEDULES:
         reason = f"there is no schedule {config.optimizer.schedule!r}; {nearest(config.optimizer.schedule, SCHEDULES)}"
         yield Problem("optimizer.schedule", "error", reason)
+
+
+def warm_up_to_the_end(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    steps, warmup = count_steps(examples, config)[0], config.optimizer.warmup
+    if 1 < steps <= warmup:
+        reason = f"the run has {steps} steps, all of them warm-up: the learning rate never reaches what was set."
+        yield Problem("optimizer.warmup", "warning", reason, 0.1)
 
 
 def unknown_optimizer(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:

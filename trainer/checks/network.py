@@ -27,6 +27,19 @@ def alpha_above_rank(config: TrainConfig, examples: list[Example]) -> Iterator[P
         yield Problem("adapter.conv_alpha", "error", reason, f"{(settings.conv_rank or rank) / 2:g}")
 
 
+def block_alpha_above_rank(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    settings = config.adapter
+    try:
+        ranks, alphas = (blocks.parse(text, "") for text in (settings.block_ranks, settings.block_alphas))
+    except UserError:
+        return  # another rule says so
+    high = [block for block, alpha in alphas.items() if alpha > ranks.get(block, settings.rank) > 0]
+    if high and not settings.rslora:
+        rank = ranks.get(high[0], settings.rank)
+        reason = f"alpha {alphas[high[0]]:g} of {high[0]} is above its dim {rank:g}: this block is scaled up and burns."
+        yield Problem("adapter.block_alphas", "warning", reason)
+
+
 def unused_by_this_kind(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
     """Settings that the chosen adapter has no use for: nothing is set in vain."""
     adapter, optimizer = config.adapter, config.optimizer

@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer import presets
 from trainer.checks.problem import Problem
 from trainer.config import TrainConfig
 from trainer.dataset import masks
 from trainer.dataset.names import count as counted
+from trainer.errors import UserError
 from trainer.examples import Example, count_epochs, trained
+from trainer.webui import samplers
 
 
 def few_pictures(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
@@ -97,6 +100,26 @@ def large_crops(config: TrainConfig, examples: list[Example]) -> Iterator[Proble
             share, bucket = f"{example.placement.lost:.0%}", "×".join(map(str, example.placement.bucket))
             reason = f"{example.path.name} loses {share} of its area to bucket {bucket}; crop it yourself to choose."
             yield Problem("data.folder", "warning", reason)
+
+
+def one_version_of_each(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    data = config.data
+    if data.variants == 1 and (data.random_crop or data.colour_shift):
+        what = "data.random_crop" if data.random_crop else "data.colour_shift"
+        yield Problem("data.variants", "warning", f"1 is the plain picture alone, so {what} has no effect.", 4)
+
+
+def renderings(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:
+    """What would be said only when the run is over."""
+    settings = config.evaluation
+    try:
+        samplers.resolve(settings.sampler)
+    except UserError as error:
+        yield Problem("evaluation.sampler", "error", str(error))
+    try:
+        presets.locate(settings.prompts, "prompts")
+    except UserError as error:
+        yield Problem("evaluation.prompts", "warning", str(error))
 
 
 def masks_without_effect(config: TrainConfig, examples: list[Example]) -> Iterator[Problem]:

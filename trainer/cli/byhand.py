@@ -11,6 +11,7 @@ import typer
 
 from trainer.cli.app import Json, print_json
 from trainer.cli.dataset import DryRun, Folder, dataset
+from trainer.dataset.names import count
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain
 
@@ -39,7 +40,7 @@ def crop(
     wanted = (_read(boxes) if boxes else {}) | dict(map(_written, box or []))
     if dry_run:
         chosen = byhand.check(folder, to, wanted, others=not only)
-        text = f"Would make {len(chosen)} pictures in {to}, {len(wanted)} of them cropped."
+        text = f"Would make {count(len(chosen), 'picture')} in {to}, {len(wanted)} of them cropped."
         print_json({"would_make": len(chosen), "dry_run": True}) if as_json else console.print(plain(text))
         return
     with bar(f"Cropping {folder}") as advance:
@@ -47,7 +48,7 @@ def crop(
     if as_json:
         print_json([asdict(one) for one in made])
         return
-    console.print(plain(f"Made {len(made)} pictures in {to}, {len(wanted)} of them cropped."))
+    console.print(plain(f"Made {count(len(made), 'picture')} in {to}, {len(wanted)} of them cropped."))
 
 
 @dataset.command()

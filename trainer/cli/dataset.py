@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trainer.cli.app import Json, app, print_json
+from trainer.dataset.names import count
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
@@ -85,11 +86,10 @@ def tag(
             combine=combine,
             progress=advance,
         )
-    number = len(report.written)
-    console.print(f"Wrote {number} caption{'s' * (number != 1)} in {plain(str(folder))}.")
+    console.print(f"Wrote {count(len(report.written), 'caption')} in {plain(str(folder))}.")
     if report.skipped:
         console.print(
-            f"Left {len(report.skipped)} captions as they are; --append adds to them, --overwrite replaces them."
+            f"Left {count(len(report.skipped), 'caption')} as before; --append adds words, --overwrite replaces them."
         )
 
 
@@ -133,7 +133,7 @@ def tags(
         rows = table("Tag", ">Captions")
         for tag, number in list(counts.items())[:SHOWN]:
             rows.add_row(plain(tag), str(number))
-    console.print(f"{len(items)} pictures")
+    console.print(count(len(items), "picture"))
     console.print(rows)
 
 
@@ -180,7 +180,9 @@ def edit(
     if len(plan.changes) > SHOWN:
         console.print(f"… and {len(plan.changes) - SHOWN} more; --json has all of them")
     done = "would change" if dry_run else "changed; `lora-studio dataset undo` takes it back"
-    console.print(f"{len(plan.changes)} of {len(texts)} captions {done if plan.changes else 'need no change'}.")
+    console.print(
+        f"{len(plan.changes)} of {count(len(texts), 'caption')} {done if plan.changes else 'need no change'}."
+    )
 
 
 @dataset.command()
@@ -215,7 +217,7 @@ def _tell(folder: Path, name: str, touched: list[Path], what: str, verb: str, dr
     if as_json:
         print_json({"operation": name, "files": [_name(folder, path) for path in touched], "dry_run": dry_run})
         return
-    console.print(plain(f"{verb} '{name}': {len(touched)} files." if name else f"There is nothing to {what}."))
+    console.print(plain(f"{verb} '{name}': {count(len(touched), 'file')}." if name else f"There is nothing to {what}."))
 
 
 @dataset.command()
@@ -242,7 +244,7 @@ def convert(
         print_json({"from": source, "to": to, "files": [_name(folder, path) for path in changes], "dry_run": dry_run})
         return
     verb = "Would write" if dry_run else "Wrote"
-    console.print(plain(f"{verb} {len(changes)} captions of {folder} from {source} to {to}."))
+    console.print(plain(f"{verb} {count(len(changes), 'caption')} of {folder} from {source} to {to}."))
 
 
 def chosen(folder: Path, where: str, format: str = "txt") -> list:

@@ -9,6 +9,7 @@ import typer
 
 from trainer.cli.app import Json, print_json
 from trainer.cli.dataset import DryRun, Folder, Format, ReadOnly, Where, chosen, dataset
+from trainer.dataset.names import count
 from trainer.errors import UserError
 from trainer.terminal import bar, console, plain, table
 
@@ -131,7 +132,7 @@ def dedupe(
         others = ", ".join(str(_name(folder, picture.path)) for picture in group if picture.path != best)
         console.print(plain(f"{_name(folder, best)} stays; the same: {others}"))
     done = "would be set aside" if dry_run else "set aside in .originals/; `lora-studio dataset undo` brings them back"
-    console.print(f"{len(gone)} of {len(pictures)} pictures {done if gone else 'show the same as another'}.")
+    console.print(f"{len(gone)} of {count(len(pictures), 'picture')} {done if gone else 'show the same as another'}.")
 
 
 @dataset.command()
@@ -188,7 +189,7 @@ def sheet(
     if as_json:
         print_json({"file": str(out), "pictures": _names(folder, [p.path for p in pictures]), "dry_run": dry_run})
         return
-    console.print(plain(f"{'Would draw' if dry_run else 'Drew'} {len(pictures)} pictures on {out}."))
+    console.print(plain(f"{'Would draw' if dry_run else 'Drew'} {count(len(pictures), 'picture')} on {out}."))
 
 
 @dataset.command(name="buckets")
@@ -239,7 +240,7 @@ def show_buckets(
         console.print(plain(str(line)))
     if len(pictures) > SHOWN:
         console.print(f"… and {len(pictures) - SHOWN} more; --json has all of them")
-    console.print(f"{description.steps} steps an epoch")
+    console.print(f"{count(description.steps, 'step')} an epoch")
 
 
 @dataset.command()
@@ -277,7 +278,7 @@ def prepare(
         preparing.check(folder, to, recipe)
         pictures = index.scan(folder)
         number = sum(min(picture.frames, frames) for picture in pictures)
-        text = f"Would make {number} pictures of {len(pictures)} in {to}."
+        text = f"Would make {count(number, 'picture')} of {len(pictures)} in {to}."
         print_json({"would_make": number, "dry_run": True}) if as_json else console.print(plain(text))
         return
     with bar(f"Preparing {folder}") as advance:
@@ -288,7 +289,9 @@ def prepare(
     for one in made:
         for note in one.notes:
             console.print(plain(f"{one.source}: {note}"))
-    console.print(plain(f"Made {len(made)} pictures in {to}; {preparing.PROVENANCE} says of each what it came from."))
+    console.print(
+        plain(f"Made {count(len(made), 'picture')} in {to}; {preparing.PROVENANCE} says what each came from.")
+    )
     if any(one.mask for one in made):
         console.print(plain(f"Train with their masks: --set data.mask_folder={to / preparing.MASKS}"))
 

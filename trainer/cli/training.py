@@ -147,14 +147,14 @@ def start(config: TrainConfig) -> Run:
 
 
 def _prepare(config: TrainConfig) -> Path:
-    from trainer import basecheck, checks
+    from trainer import basecheck, checks, processes
     from trainer.examples import load_examples
 
-    examples = load_examples(config.data)
-    problems = checks.check(config, examples)
+    examples, whole = load_examples(config.data), processes.together(config)
+    problems = checks.check(whole, examples)
     checks.require(problems)
     problems += basecheck.check(config, examples)
-    print_plan(examples, config)
+    print_plan(examples, whole)
     foretell(config, examples)
     for problem in problems:
         console.print(f"[yellow]Note[/] {plain(str(problem))}")

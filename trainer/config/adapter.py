@@ -117,7 +117,8 @@ class AdapterConfig(Part):
         ge=0,
         lt=1,
         label="Rank dropout",
-        help="Share of the LoRA's dims that are left out for a picture in each step. 0.1 to 0.3, 0 off.",
+        help="Share of the LoRA's dims that are left out for a picture in each step; of loha and lokr, of each "
+        "module's outputs. 0.1 to 0.3, 0 off.",
         kohya="rank_dropout",
     )
     module_dropout: float = setting(

@@ -80,7 +80,8 @@ class DataConfig(Part):
         multiple_of=8,
         unit="px",
         label="Smallest bucket side",
-        help="No bucket side is shorter than this (or than the resolution, if that is lower).",
+        help="No bucket side is shorter than this (or than the resolution, if that is lower), but for small pictures "
+        "that are not enlarged.",
         kohya="min_bucket_reso",
     )
     bucket_max: int = setting(
