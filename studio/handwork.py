@@ -39,7 +39,7 @@ _editor = st.components.v2.component(
     "lora_studio_byhand",
     html='<div id="byhand" class="byhand"></div>',
     css=(PARTS / "byhand.css").read_text(encoding="utf-8"),
-    js=(PARTS / "byhand.js").read_text(encoding="utf-8"),
+    js="".join((PARTS / name).read_text(encoding="utf-8") for name in ("box.js", "byhand.js")),
 )
 
 
