@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -58,6 +59,7 @@ def state() -> PartialState:
 def joined(precision: str) -> Accelerator:
     """This process as one of the trainer's. Settings decide, and not what accelerate finds in its environment."""
     state()
+    AcceleratorState._reset_state()  # it holds on to the precision of a run that this process has trained before
     with patch_environment(accelerate_use_fsdp="false"):
         return Accelerator(
             mixed_precision={"fp32": "no"}.get(precision, precision),

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -172,7 +173,7 @@ def test_epochs_are_rendered_as_they_come(here, tmp_path, monkeypatch):
         (tmp_path / "late.safetensors").rename(late)
         run.write_status("finished")
 
-    monkeypatch.setattr("trainer.evaluate.time.sleep", train_on)
+    monkeypatch.setattr("trainer.evaluate.time", SimpleNamespace(sleep=train_on))
     monkeypatch.setattr(sys, "argv", ["lora-studio", "evaluate", str(run.path), "--follow"])
     with run.lock():
         assert not cli.main()

@@ -13,13 +13,13 @@ from diffusers.models.resnet import ResnetBlock2D
 from test_adapters import outputs
 from test_kinds import config_of, learned
 
-from trainer import checks, environment, families, presets, quantize
+from trainer import checks, environment, families, kohya, presets, quantize
 from trainer.adapters import Adapter
 from trainer.batches import cache_latents
 from trainer.config import AdapterConfig
 from trainer.errors import UserError
 from trainer.examples import load_examples
-from trainer.loop import Trainer
+from trainer.loop import Trainer, train
 from trainer.record import Recorder
 from trainer.render import load_base
 
@@ -320,3 +320,12 @@ def test_a_machine_that_cannot_compile_trains_all_the_same(model, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     said = environment.use_compile(model.unet)
     assert said == "torch.compile cannot be used (no C++ compiler); training without it."
+
+
+def test_one_process_trains_runs_of_several_precisions(tmp_path, folders, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for precision, said in (("bf16", "bf16"), ("fp32", "no")):
+        run = trainees.make_run(tmp_path, folders["sd15"], model__precision=precision, loop__epochs=1)
+        train(run)
+        assert run.status.state == "finished"
+        assert kohya.read_header(run.epoch_path(1)).metadata["ss_mixed_precision"] == said
