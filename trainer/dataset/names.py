@@ -25,9 +25,9 @@ def listed(items: list[str], limit: int = 5, separator: str = ", ") -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """`1 picture`, `30 pictures`, `15 batches`."""
+    """`1 picture`, `30 pictures`, `15 batches`, `10 epochs`."""
     if number != 1:
-        noun += "es" if noun.endswith("ch") else "s"
+        noun += "es" if noun.endswith("ch") and noun != "epoch" else "s"
     return f"{number} {noun}"
 
 
