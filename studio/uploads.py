@@ -83,7 +83,7 @@ def unpacked(files: list[tuple[str, bytes]], report: Report) -> Iterator[tuple[s
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 yield from members(archive, name, report)
-        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error):
+        except (zipfile.BadZipFile, RuntimeError, NotImplementedError, zlib.error):  # zipfile's ways to refuse one
             report.refused.append(_("{name} cannot be unpacked: damaged, or locked with a password.").format(name=name))
 
 

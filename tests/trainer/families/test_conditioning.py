@@ -1,5 +1,7 @@
 """What the UNet is told, compared with diffusers' own pipelines; and the families' small arithmetic."""
 
+import copy
+import dataclasses
 import random
 
 import pytest
@@ -88,12 +90,13 @@ def test_chunks_end_at_commas_as_a1111_parts_a_prompt(seed, model):
 
 
 def test_each_chunk_is_encoded_by_itself(model):
+    # In float64: not every processor adds four rows up in the order in which it adds one.
+    model = dataclasses.replace(model, text_encoders=[copy.deepcopy(one).double() for one in model.text_encoders])
     both = model.family.encode_captions(model, ["a cat", "a hat"], chunks=2)
     single = model.family.encode_captions(model, ["a cat"])
     assert both.hidden.shape[:2] == (2, 154)
-    # Four rows at once and one: not every processor adds them up in the same order.
-    assert torch.allclose(both.hidden[:1, :77], single.hidden, atol=1e-5)
-    assert single.pooled is None or torch.allclose(both.pooled[:1], single.pooled, atol=1e-5)
+    assert torch.allclose(both.hidden[:1, :77], single.hidden, rtol=0, atol=1e-9)
+    assert single.pooled is None or torch.allclose(both.pooled[:1], single.pooled, rtol=0, atol=1e-9)
 
 
 def test_too_few_chunks_is_said_and_not_cut_off(model):
@@ -126,7 +129,7 @@ def test_latents_are_scaled_and_come_back(model):
     scale = model.vae.config.scaling_factor
     assert scale == model.family.vae_scaling_factor
     assert torch.equal(mean, posterior.mean * scale) and torch.equal(std, posterior.std * scale)
-    assert torch.allclose(model.family.decode(model, mean), model.vae.decode(posterior.mean).sample, atol=1e-4)
+    assert torch.equal(model.family.decode(model, mean), model.vae.decode(mean / scale).sample)
 
 
 def test_noise_schedule_is_stable_diffusions(model):
